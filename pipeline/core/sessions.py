@@ -1,0 +1,238 @@
+"""Sessions: stretches of activity of one cookie (spec: sessions.md).
+
+Sessions are a fold over a cookie's activity in the order (`occurred_at`, `event_id`). The state of that fold is its last session as
+far as it is known, and nothing else. Both forms rest on it:
+
+* plain: `fold(activity, policy)` over all of a cookie's activity; what `resolve` does;
+* incremental: `CookieState` holds the traces of a cookie's recent events and the fold's state before them, and
+  `advance` takes the state and a batch of new traces and returns the new state and what changed.
+
+The incremental form may forget the oldest events (`Retention`): it keeps the state that the fold had after them, so what
+comes later is computed exactly. Only an event that belongs *before* that point cannot be placed any more: it is late.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from pipeline.core.copies import Trace, add_trace, merge_traces
+from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Utk, is_activity
+from pipeline.core.ids import SessionId, session_id
+from pipeline.core.policy import SessionPolicy
+
+CLICK_ID_PARAMETERS = ("gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "ttclid", "li_fat_id", "twclid")
+UTM_PARAMETERS = ("utm_source", "utm_medium", "utm_campaign")
+
+
+class Activity(NamedTuple):
+    """What a session sees of an event. `url` is given for page views only; `starts_session` is `new_browser_session`."""
+
+    at: Millis
+    event_id: EventId
+    url: str | None
+    referrer: str | None
+    starts_session: bool
+
+
+class Session(msgspec.Struct, gc=False):
+    """One session; times in epoch milliseconds, fields as in sessions.md. Mutable only while `fold` builds it."""
+
+    number: int
+    started_at: Millis
+    first_event_id: EventId
+    ended_at: Millis
+    last_event_id: EventId
+    previous_started_at: Millis | None
+    activity_count: int
+    page_view_count: int
+    entry_url: str | None
+    exit_url: str | None
+    source: str | None
+
+    def id_of(self, portal: PortalId, utk: Utk) -> SessionId:
+        """The session's id, if it is one of cookie `utk`."""
+        return session_id(portal, utk, self.first_event_id)
+
+
+class Retention(NamedTuple):
+    """How much live state remembers of a cookie: milliseconds before its last activity, and a number of events (a robot has more)."""
+
+    period: int
+    max_events: int
+
+
+def activity_of(event: Event) -> Activity | None:
+    """What a session sees of an event, None if it is no activity of a cookie."""
+    if isinstance(event, PageView):
+        return Activity(event.occurred_at, event.event_id, event.url, event.referrer, event.new_browser_session) if event.utk else None
+    return Activity(event.occurred_at, event.event_id, None, None, False) if is_activity(event) else None
+
+
+def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | None = None) -> list[Session]:
+    """The sessions of a cookie's `activity`, which is sorted by (at, event_id).
+
+    `before` is the fold's state after earlier activity: its session is then the first of the list, continued or not.
+    """
+    session = None if before is None else msgspec.structs.replace(before)
+    sessions = [] if session is None else [session]
+    gap, split_on_source = policy.gap, policy.split_on_source_change
+    for at, event_id, url, referrer, starts_session in activity:
+        source = None
+        if url is not None and (session is None or session.source is None or split_on_source):
+            source = traffic_source(url, referrer)
+        if (
+            session is None
+            or at - session.ended_at > gap
+            or starts_session
+            or (split_on_source and source is not None and session.source is not None and source != session.source)
+        ):
+            number, previous = (1, None) if session is None else (session.number + 1, session.started_at)
+            if url is not None and source is None:
+                source = traffic_source(url, referrer)
+            session = Session(number, at, event_id, at, event_id, previous, 1, int(url is not None), url, url, source)
+            sessions.append(session)
+            continue
+        session.ended_at = at
+        session.last_event_id = event_id
+        session.activity_count += 1
+        if url is not None:
+            session.page_view_count += 1
+            session.exit_url = url
+            if session.entry_url is None:
+                session.entry_url = url
+            if session.source is None:
+                session.source = source
+    return sessions
+
+
+def traffic_source(url: str, referrer: str | None) -> str | None:
+    """Where a page view came from: campaign parameters, else an advertiser's click id, else another site; None if unknown.
+
+    Parameters are decoded as in a form; an empty value is none, and of a repeated parameter the first value counts.
+    """
+    query = url.partition("#")[0].partition("?")[2]
+    if query and ("utm_" in query or "id=" in query or "%" in query):
+        values = parse_qs(query, max_num_fields=None)
+        utm = [values.get(name, [""])[0] for name in UTM_PARAMETERS]
+        if any(utm):
+            return "/".join(utm)
+        for name in CLICK_ID_PARAMETERS:
+            if name in values:
+                return name
+    if referrer is not None:
+        host = _host(referrer)
+        if host is not None and host != _host(url):
+            return host
+    return None
+
+
+@lru_cache(maxsize=65536)
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname
+
+
+# The incremental form
+
+
+class CookieState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Live state of one cookie: the fold's state after the forgotten events, and the copies of each remembered one."""
+
+    forgotten: Session | None = None
+    copies: dict[EventId, tuple[Trace, ...]] = {}
+
+    def is_late(self, new: Trace) -> bool:
+        """Whether the trace belongs before what is forgotten, so that it cannot be placed any more."""
+        last = self.forgotten
+        return last is not None and (new.occurred_at, new.event_id) <= (last.ended_at, last.last_event_id)
+
+
+class SessionChanges(NamedTuple):
+    """What a batch changed for one cookie: sessions that are new or different, ids of those that are gone, and for the changelog the
+    copies of each event that changed (None: forgotten). `late` traces could not be placed."""
+
+    upserts: list[Session]
+    removed: list[EventId]
+    events: dict[EventId, tuple[Trace, ...] | None]
+    forgotten: Session | None
+    late: int
+
+
+def advance(
+    state: CookieState, new: Sequence[Trace], utk: Utk, policy: SessionPolicy, retention: Retention
+) -> tuple[CookieState, SessionChanges]:
+    """The state of cookie `utk` after a batch of `new` traces, in any order, and what changed.
+
+    `removed` holds the first event ids of sessions that no longer exist (a session's id follows from it).
+    """
+    copies = dict(state.copies)
+    late = 0
+    changed: dict[EventId, tuple[Trace, ...] | None] = {}
+    for item in new:
+        if state.is_late(item):
+            late += 1
+            continue
+        there = copies.get(item.event_id, ())
+        together = add_trace(there, item)
+        if together is not there:
+            copies[item.event_id] = changed[item.event_id] = together
+    if not changed:
+        return state, SessionChanges([], [], {}, None, late)
+
+    before = fold(_activity(state.copies, utk), policy, state.forgotten)
+    activity = _activity(copies, utk)
+    after = fold(activity, policy, state.forgotten)
+    upserts, removed = _differences(before, after)
+
+    kept = _forget_from(activity, retention)
+    forgotten = state.forgotten
+    if kept:
+        forgotten = fold(activity[:kept], policy, state.forgotten)[-1]
+        for event_id in _forgettable(copies, activity[:kept]):
+            del copies[event_id]
+            changed[event_id] = None
+    new_state = CookieState(forgotten, copies)
+    return new_state, SessionChanges(upserts, removed, changed, forgotten if kept else None, late)
+
+
+def _activity(copies: dict[EventId, tuple[Trace, ...]], utk: Utk) -> list[Activity]:
+    """The activity of a cookie, in order. A merged event that is another cookie's after all is not among it."""
+    found = []
+    for traces in copies.values():
+        merged = traces[0] if len(traces) == 1 else merge_traces(traces)
+        if merged.get("utk") == utk:
+            kind = merged.get("type")
+            if kind == PageView.type:
+                url, referrer, starts = merged.get("url"), merged.get("referrer"), merged.get("new_browser_session")
+                found.append(Activity(merged.occurred_at, merged.event_id, url, referrer, starts))
+            elif kind != EmailClick.type or not merged.get("bot"):
+                found.append(Activity(merged.occurred_at, merged.event_id, None, None, False))
+    found.sort()
+    return found
+
+
+def _differences(before: Sequence[Session], after: Sequence[Session]) -> tuple[list[Session], list[EventId]]:
+    old = {session.first_event_id: session for session in before}
+    upserts = [session for session in after if old.get(session.first_event_id) != session]
+    kept = {session.first_event_id for session in after}
+    return upserts, [first for first in old if first not in kept]
+
+
+def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
+    """How many of the oldest activities may be forgotten."""
+    if not activity:
+        return 0
+    oldest = activity[-1].at - retention.period
+    beyond = max(0, len(activity) - retention.max_events)
+    while beyond < len(activity) and activity[beyond].at < oldest:
+        beyond += 1
+    return beyond
+
+
+def _forgettable(copies: dict[EventId, tuple[Trace, ...]], oldest: Sequence[Activity]) -> list[EventId]:
+    """The `oldest` events, and those that are no activity of this cookie and are as old."""
+    active = {item.event_id for item in oldest}
+    last = oldest[-1][:2]
+    return [e for e, traces in copies.items() if e in active or all((t.occurred_at, e) <= last for t in traces)]

@@ -1,0 +1,195 @@
+"""Convergence (spec README): the result is a function of the set of events, and the incremental forms equal the plain ones.
+
+What the incremental forms *say changed* is applied to a picture of what a reader has; at the end the picture must be what the plain
+form computes from the whole set. So a change that is not said, or said wrongly, fails too.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.copies import KEPT_BY_IDENTITY, KEPT_BY_SESSIONS, Trace, add_trace, merge, merge_traces, trace
+from pipeline.core.events import Event, PortalId, Utk
+from pipeline.core.identity import evidence_of, fold
+from pipeline.core.identity_live import LiveIdentities, evidence_of_trace
+from pipeline.core.policy import (
+    CreateNewBindsCookie,
+    EmailBindingScope,
+    IdentifyNewEmail,
+    IdentityPolicy,
+    Policy,
+    Rebind,
+    ReplacedEmail,
+    SessionPolicy,
+)
+from pipeline.core.sessions import CookieState, Retention, Session, activity_of, advance
+from pipeline.core.sessions import fold as fold_sessions
+from pipeline.resolve import resolve_events, resolve_lines
+from tests.builders import DAY, HOUR, MINUTE, START, line, page_view
+from tests.strategies import colliding_events, deliveries
+
+FOREVER = Retention(period=10_000 * DAY, max_events=1_000_000)
+PORTAL = PortalId(1)
+
+session_policies = st.builds(SessionPolicy, split_on_source_change=st.booleans())
+identity_policies = st.builds(
+    IdentityPolicy,
+    st.sampled_from(Rebind),
+    st.sampled_from(ReplacedEmail),
+    st.sampled_from(CreateNewBindsCookie),
+    st.sampled_from(EmailBindingScope),
+    st.sampled_from(IdentifyNewEmail),
+)
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """One event of the copies of each."""
+    copies = defaultdict(list)
+    for event in events:
+        copies[event.portal_id, event.event_id].append(event)
+    return [merge(group).event for group in copies.values()]
+
+
+def sessions_by_cookie(events: Iterable[Event], policy: SessionPolicy) -> dict[Utk, list[Session]]:
+    """The plain form: the sessions of each cookie."""
+    activities = defaultdict(list)
+    for event in events:
+        activity = activity_of(event)
+        if activity is not None and event.utk is not None:
+            activities[event.utk].append(activity)
+    return {utk: fold_sessions(sorted(of_cookie), policy) for utk, of_cookie in activities.items()}
+
+
+def live_sessions(batches: Iterable[Sequence[Trace]], utk: Utk, policy: SessionPolicy, retention: Retention) -> tuple[list[Session], int]:
+    """The incremental form over batches of one cookie's traces: what a reader has at the end, and how many were late."""
+    state, shown, late = CookieState(), {}, 0
+    for batch in batches:
+        state, changes = advance(state, batch, utk, policy, retention)
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=CookieState)
+        late += changes.late
+        for first in changes.removed:
+            del shown[first]
+        shown |= {session.first_event_id: session for session in changes.upserts}
+    return sorted(shown.values(), key=lambda session: session.number), late
+
+
+@given(data=st.data(), events=colliding_events(max_size=15), policy=session_policies)
+def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
+    """Any order, duplication and batching; every cookie is given all copies of the events that name it (topic event-copies)."""
+    expected = sessions_by_cookie(merged(events), policy)
+    for utk in {event.utk for event in events if event.utk is not None}:
+        ids = {event.event_id for event in events if event.utk == utk}
+        traces = [trace(event, KEPT_BY_SESSIONS) for event in events if event.event_id in ids]
+        shown, late = live_sessions(data.draw(deliveries(traces)), utk, policy, FOREVER)
+        assert shown == expected.get(utk, [])
+        assert late == 0
+
+
+@given(events=colliding_events(copies=False, max_size=20), policy=session_policies)
+def test_sessions_of_a_cookie_never_overlap(events: list[Event], policy: SessionPolicy) -> None:
+    for sessions in sessions_by_cookie(events, policy).values():
+        places = [((s.started_at, s.first_event_id), (s.ended_at, s.last_event_id)) for s in sessions]
+        assert all(start <= end for start, end in places)
+        assert all(end < start for (_, end), (start, _) in zip(places, places[1:], strict=False))
+
+
+@given(
+    data=st.data(),
+    steps=st.lists(st.tuples(st.integers(0, 6 * HOUR), st.integers(0, DAY)), min_size=1, max_size=25),
+    max_events=st.sampled_from((3, 1_000)),
+)
+def test_retention_never_changes_the_result_for_events_inside_it(data: st.DataObject, steps: list[tuple[int, int]], max_events: int) -> None:
+    """Events up to a day out of order, a retention of a day: forgetting leaves the sessions as if nothing were forgotten.
+
+    With a limit of few events only what comes in order stays inside.
+    """
+    in_order = max_events < len(steps)
+    at, traces = START, []
+    for number, (step, delay) in enumerate(steps):
+        at += step
+        view = page_view(number, at=at, url=f"https://x.io/{number}?utm_source=s{number % 3}", new_browser_session=number % 7 == 0)
+        traces.append((at + (0 if in_order else delay), view))
+    arrivals = [view for _, view in sorted(traces, key=lambda pair: (pair[0], pair[1].event_id))]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(arrivals)), max_size=6)))
+    bounds = zip([0, *cuts], [*cuts, len(arrivals)], strict=True)
+    batches = [[trace(view, KEPT_BY_SESSIONS) for view in arrivals[start:end]] for start, end in bounds]
+    [(utk, expected)] = sessions_by_cookie(arrivals, SessionPolicy()).items()
+    assert live_sessions(batches, utk, SessionPolicy(), Retention(DAY, max_events)) == (expected, 0)
+
+
+def test_an_event_before_what_is_forgotten_is_late_and_counted() -> None:
+    """It changes no session; a replay will set it right."""
+    views = [page_view(n, at=START + n * DAY) for n in range(4)]
+    batches = [[trace(view, KEPT_BY_SESSIONS)] for view in [*views[1:], views[0]]]
+    shown, late = live_sessions(batches, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
+    assert (len(shown), late) == (3, 1)
+
+
+def test_state_forgets_what_is_older_than_the_retention() -> None:
+    """Only the last day's events stay in memory, with the fold's state before them."""
+    views = [page_view(n, at=START + n * 12 * HOUR) for n in range(10)]
+    traces = [trace(view, KEPT_BY_SESSIONS) for view in views]
+    state, changes = advance(CookieState(), traces, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
+    assert len(state.copies) == 3
+    assert state.forgotten is not None and state.forgotten.number == 7
+    assert sum(copies is None for copies in changes.events.values()) == 7
+
+
+@given(data=st.data(), events=colliding_events(max_size=20), policy=identity_policies)
+def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: IdentityPolicy) -> None:
+    """Contacts, links and what each piece of evidence resolved to, under every policy."""
+    expected = fold(PORTAL, (e for e in map(evidence_of, merged(events)) if e is not None), policy)
+    live = LiveIdentities(PORTAL, policy)
+    contacts: dict[Any, Any] = {}
+    links: dict[Any, Any] = {}
+    outcomes: dict[Any, Any] = {}
+    for batch in data.draw(deliveries([trace(event, KEPT_BY_IDENTITY) for event in events])):
+        changes = live.advance(batch)
+        contacts |= changes.contacts
+        outcomes |= changes.outcomes
+        for utk, (before, after) in changes.links.items():
+            assert links.get(utk, ()) == before
+            links[utk] = after
+    assert {key: value for key, value in contacts.items() if value is not None} == expected.contacts
+    assert {key: value for key, value in links.items() if value} == {key: value for key, value in expected.links.items() if value}
+    assert {key: value for key, value in outcomes.items() if value is not None} == expected.outcomes
+
+
+@given(events=colliding_events(kinds=("form_submission", "email_click", "identify", "contact_import"), copies=False), policy=identity_policies)
+def test_links_of_a_cookie_never_overlap(events: list[Event], policy: IdentityPolicy) -> None:
+    """Bound or temporary: at any time a cookie is at most one contact's, and a bound cookie has no temporary link."""
+    for links in fold(PORTAL, (e for e in map(evidence_of, events) if e is not None), policy).links.values():
+        assert len({link.status for link in links}) == 1
+        assert all(link.valid_to is not None and link.valid_to == after.valid_from for link, after in zip(links, links[1:], strict=False))
+        assert all(link.valid_from is None or link.valid_from != link.valid_to for link in links)
+        assert links[-1].valid_to is None
+
+
+@given(data=st.data(), events=colliding_events(min_size=1, max_size=4))
+def test_an_event_is_a_function_of_the_set_of_its_copies(data: st.DataObject, events: list[Event]) -> None:
+    """Whole events and traces alike; and a trace of the merged event decides as the merged traces do."""
+    copies = [msgspec.structs.replace(event, event_id=events[0].event_id, portal_id=PORTAL) for event in events]
+    again = data.draw(st.permutations([*copies, *copies]))
+    assert merge(again) == merge(copies)
+    one, other = (reduce(add_trace, (trace(copy, KEPT_BY_IDENTITY) for copy in some), ()) for some in (copies, again))
+    assert sorted(one, key=lambda t: t.rank) == sorted(other, key=lambda t: t.rank)
+    assert evidence_of_trace(merge_traces(one)) == evidence_of_trace(merge_traces(other)) == evidence_of(merge(copies).event)
+
+
+@given(data=st.data(), events=colliding_events(portals=2, max_size=15))
+def test_resolve_is_byte_equal_under_shuffling_and_duplication(data: st.DataObject, events: list[Event]) -> None:
+    """`rejected` aside."""
+    lines = [line(event) for event in events]
+    again = data.draw(st.permutations([*lines, *lines[::2]]))
+    one = resolve_lines(enumerate(lines, 1), Policy())
+    other = resolve_lines(enumerate(again, 1), Policy())
+    conflicts = [(row.reason, row.detail) for row in one.rejected]
+    assert sorted(conflicts) == sorted((row.reason, row.detail) for row in other.rejected)
+    one.rejected = other.rejected = []
+    assert one.to_json() == other.to_json()
+    assert one.to_json() == resolve_events(merged(events), Policy()).to_json()
