@@ -7,7 +7,7 @@ lines only: it is byte-equal for any order and duplication of them.
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from pipeline.core.identity import fold as fold_identity
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy
-from pipeline.core.sessions import Activity, activity_of
+from pipeline.core.sessions import activity_of
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.core.timeline import owner_of
 from pipeline.errors import UserError
@@ -128,11 +128,10 @@ def resolve_events(events: Iterable[Event], policy: Policy) -> Resolution:
     """The meaning of a set of events, each given once (`pipeline.core.copies.merge`)."""
     ordered = sorted(events, key=lambda event: (event.portal_id, event.occurred_at, event.event_id))
     identities = _identities(ordered, policy)
-    sessions, session_of = _sessions(ordered, policy)
+    sessions, places = _sessions(ordered, policy)
     rows = []
-    for event in ordered:
+    for event, (session_id, number) in zip(ordered, places, strict=True):
         owner = owner_of(event, identities[event.portal_id])
-        session_id, number = session_of.get((event.portal_id, event.event_id), (None, None))
         rows.append(
             EventRow(
                 event.portal_id,
@@ -196,21 +195,24 @@ def _identities(events: Iterable[Event], policy: Policy) -> dict[PortalId, Fold]
     return {portal: fold_identity(portal, items, policy.identity) for portal, items in evidence.items()}
 
 
-SessionOf = dict[tuple[PortalId, EventId], tuple[str, int]]
+Place = tuple[str | None, int | None]
+"""Session id and number of an event; None for one that is in no session."""
 
 
-def _sessions(events: Iterable[Event], policy: Policy) -> tuple[list[SessionRow], SessionOf]:
-    """All sessions, sorted, and the session of each event that is in one."""
-    by_cookie: dict[tuple[PortalId, Utk], list[Activity]] = defaultdict(list)
-    for event in events:
-        activity = activity_of(event)
-        if activity is not None and event.utk is not None:
-            by_cookie[event.portal_id, event.utk].append(activity)
+def _sessions(events: Sequence[Event], policy: Policy) -> tuple[list[SessionRow], list[Place]]:
+    """All sessions, sorted, and the place of each event; the events are in order of time and id."""
+    by_cookie: dict[tuple[PortalId, Utk], list[int]] = defaultdict(list)
+    activities = list(map(activity_of, events))
+    for position, event in enumerate(events):
+        if activities[position] is not None and event.utk is not None:
+            by_cookie[event.portal_id, event.utk].append(position)
     rows: list[SessionRow] = []
-    session_of: SessionOf = {}
-    for (portal, utk), activities in sorted(by_cookie.items(), key=lambda item: item[0]):
-        members = iter(activities)
-        for session in fold_sessions(activities, policy.sessions):
+    places: list[Place] = [(None, None)] * len(events)
+    for portal, utk in sorted(by_cookie):
+        members = by_cookie[portal, utk]
+        of_cookie = [activity for position in members if (activity := activities[position]) is not None]
+        done = 0
+        for session in fold_sessions(of_cookie, policy.sessions):
             session_id = session.id_of(portal, utk)
             rows.append(
                 SessionRow(
@@ -229,9 +231,10 @@ def _sessions(events: Iterable[Event], policy: Policy) -> tuple[list[SessionRow]
                 )
             )
             place = session_id, session.number
-            for _ in range(session.activity_count):
-                session_of[portal, next(members).event_id] = place
-    return rows, session_of
+            for position in members[done : done + session.activity_count]:
+                places[position] = place
+            done += session.activity_count
+    return rows, places
 
 
 def _contacts(identities: dict[PortalId, Fold]) -> list[ContactRow]:

@@ -1,5 +1,7 @@
 """Builders of events: what a test does not name has a readable default, and equal arguments build equal events.
 
+The first argument of each, if given, is the number of the event id (see `event_id`).
+
 Builders make the objects of `pipeline.core.events` directly, so a test may use times like 1, 2, 3 as the spec's examples
 do; `line` makes the JSON line that somebody would import, and needs times that are valid (`START` and later).
 """
@@ -67,7 +69,8 @@ def _cookie(name: str | None) -> Utk | None:
 
 
 def page_view(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -85,7 +88,7 @@ def page_view(
 ) -> PageView:
     """A page view of cookie "a"; `utk` is a short name or 32 digits here and below."""
     return PageView(
-        _id(id, "page_view", at, portal, utk, url, title, referrer, new_browser_session, hstc, hssc, properties),
+        _id(number, "page_view", at, portal, utk, url, title, referrer, new_browser_session, hstc, hssc, properties),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),
@@ -103,7 +106,8 @@ def page_view(
 
 
 def email_click(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -119,7 +123,7 @@ def email_click(
 ) -> EmailClick:
     """A click on a link in a mail to a@x.io, which landed on cookie "a"."""
     return EmailClick(
-        _id(id, "email_click", at, portal, utk, recipient_email, send_id, url, bot, properties),
+        _id(number, "email_click", at, portal, utk, recipient_email, send_id, url, bot, properties),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),
@@ -135,7 +139,8 @@ def email_click(
 
 
 def form_submission(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -152,7 +157,7 @@ def form_submission(
 ) -> FormSubmission:
     """A form without an email, sent with cookie "a"."""
     return FormSubmission(
-        _id(id, "form_submission", at, portal, utk, form_id, email, page_url, fields, create_new_contact, use_cookie),
+        _id(number, "form_submission", at, portal, utk, form_id, email, page_url, fields, create_new_contact, use_cookie),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),
@@ -169,7 +174,8 @@ def form_submission(
 
 
 def identify(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -181,7 +187,7 @@ def identify(
 ) -> Identify:
     """An identify call on cookie "a"; give it an email or an external id, as the spec demands."""
     return Identify(
-        _id(id, "identify", at, portal, utk, email, external_id, properties),
+        _id(number, "identify", at, portal, utk, email, external_id, properties),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),
@@ -193,7 +199,8 @@ def identify(
 
 
 def custom_event(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -204,7 +211,7 @@ def custom_event(
 ) -> CustomEvent:
     """A custom event of cookie "a"."""
     return CustomEvent(
-        _id(id, "custom_event", at, portal, utk, name, properties),
+        _id(number, "custom_event", at, portal, utk, name, properties),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),
@@ -215,7 +222,8 @@ def custom_event(
 
 
 def contact_import(
-    id: int | None = None,
+    number: int | None = None,
+    /,
     *,
     at: int = START,
     portal: int = 1,
@@ -226,7 +234,7 @@ def contact_import(
 ) -> ContactImport:
     """The import of a@x.io."""
     return ContactImport(
-        _id(id, "contact_import", at, portal, email, external_id, properties),
+        _id(number, "contact_import", at, portal, email, external_id, properties),
         PortalId(portal),
         Millis(at),
         None if received_at is None else Millis(received_at),

@@ -31,7 +31,14 @@ _FLAT = {str, bool, type(None), int}
 
 def normal_text(value: object) -> JsonText:
     """The normal text of a JSON value: of an object for `properties`, of any value for a form field that is no string."""
-    if type(value) is dict and _FLAT.issuperset(map(type, value.values())) and "".join(value).isascii():
+    if type(value) is dict and _FLAT.issuperset(map(type, value.values())):
+        return flat_text(value)
+    return JsonText(orjson.dumps(_normal(value)).decode())
+
+
+def flat_text(value: dict[str, str | bool | int | None]) -> JsonText:
+    """The normal text of an object in which no value is a number with a fraction or a container."""
+    if "".join(value).isascii():
         return JsonText(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
     return JsonText(orjson.dumps(_normal(value)).decode())
 

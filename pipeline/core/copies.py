@@ -32,8 +32,11 @@ class Merged(NamedTuple):
 
 
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What live state keeps of one copy. `rank` is the first half of the SHA-256 of the compared fields; keys of `fields`
-    are positions in FIELD_NAMES, so that a trace is small."""
+    """What live state keeps of one copy.
+
+    `rank` is the first half of the SHA-256 of the compared fields; keys of `fields` are positions in FIELD_NAMES, so that a
+    trace is small.
+    """
 
     event_id: EventId
     occurred_at: Millis
@@ -137,4 +140,3 @@ def _stamp(copy: Event) -> tuple[int, bytes, str]:
 def _digest(value: Any) -> int:
     text = value.encode() if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     return int.from_bytes(blake2b(text, digest_size=8).digest())
-

@@ -97,9 +97,7 @@ class ContactImport(Event, frozen=True, gc=False):
     properties: JsonText | None
 
 
-TYPES: dict[str, type[Event]] = {
-    kind.type: kind for kind in (PageView, EmailClick, FormSubmission, Identify, CustomEvent, ContactImport)
-}
+TYPES: dict[str, type[Event]] = {kind.type: kind for kind in (PageView, EmailClick, FormSubmission, Identify, CustomEvent, ContactImport)}
 
 NOT_COMPARED = frozenset({"occurred_at", "received_at", "ip", "user_agent"})
 """Copies of one event may differ in these (a resend, another network); everything else must agree."""

@@ -2,14 +2,14 @@
 
 Evidence is folded in the order (`occurred_at`, `event_id`). What one piece of evidence does is decided in two steps:
 
-1. a *situation* is looked up: e = the evidence's address, B = the contact that e identifies (for a click: R, which also finds the last holder),
-   A = the contact that the cookie is bound to;
+1. a *situation* is looked up: e = the evidence's address, B = the contact that e identifies (for a click: R, which also finds the
+   last holder), A = the contact that the cookie is bound to;
 2. the first row of the evidence's table whose condition holds names the rule, the contact that results (`Who`) and what
    happens to the cookie (`Cookie`). The tables below are those of the spec, row by row; policies are the few branches in `Fold`.
 
-Everything that is known lies in the fold's maps: addresses, external ids and cookies to contacts, the contacts, and the links of each cookie.
-Evidence touches only the entries of its own address, id and cookie, and contacts made through them. So evidence that shares none of
-them, directly or through others, is independent: what `identity_live.py` builds on.
+Everything that is known lies in the fold's maps: addresses, external ids and cookies to contacts, the contacts, and the links of
+each cookie. Evidence touches only the entries of its own address, id and cookie, and contacts made through them. So evidence that
+shares none of them, directly or through others, is independent: what `identity_live.py` builds on.
 """
 
 from collections.abc import Callable, Iterable
@@ -157,11 +157,16 @@ class Row(NamedTuple):
 
 FORM = (
     Row(Rule.FORM_KNOWN_EMAIL, lambda s: s.b, Who.EMAIL_OWNER, Cookie.BIND),
-    Row(Rule.FORM_REPLACES_EMAIL, lambda s: s.evidence.email and s.a and not s.evidence.create_new, Who.COOKIE_OWNER_TAKES_EMAIL, Cookie.STAYS),
+    Row(
+        Rule.FORM_REPLACES_EMAIL,
+        lambda s: s.evidence.email and s.a and not s.evidence.create_new,
+        Who.COOKIE_OWNER_TAKES_EMAIL,
+        Cookie.STAYS,
+    ),
     Row(Rule.FORM_NEW_CONTACT, lambda s: s.evidence.email, Who.NEW, Cookie.BIND),
     Row(Rule.FORM_COOKIE_OWNER, lambda s: s.a and not s.evidence.create_new, Who.COOKIE_OWNER, Cookie.STAYS),
     Row(Rule.FORM_NEW_WITHOUT_EMAIL, lambda s: s.evidence.utk or s.evidence.create_new, Who.NEW, Cookie.BIND),
-    Row(Rule.FORM_NOBODY, lambda s: True, Who.NOBODY, Cookie.STAYS),
+    Row(Rule.FORM_NOBODY, lambda _: True, Who.NOBODY, Cookie.STAYS),
 )
 CLICK = (
     Row(Rule.CLICK_BOT, lambda s: s.evidence.bot, Who.EMAIL_OWNER, Cookie.STAYS),
@@ -170,7 +175,7 @@ CLICK = (
     Row(Rule.CLICK_SAME_CONTACT, lambda s: s.a == s.b, Who.EMAIL_OWNER, Cookie.STAYS),
     Row(Rule.CLICK_OTHER_CONTACT, lambda s: s.a, Who.EMAIL_OWNER, Cookie.STAYS),
     Row(Rule.CLICK_BINDS, lambda s: s.binding_unused, Who.EMAIL_OWNER, Cookie.BIND_BY_EMAIL),
-    Row(Rule.CLICK_TEMPORARY, lambda s: True, Who.EMAIL_OWNER, Cookie.TEMPORARY),
+    Row(Rule.CLICK_TEMPORARY, lambda _: True, Who.EMAIL_OWNER, Cookie.TEMPORARY),
 )
 IDENTIFY = (
     Row(Rule.IDENTIFY_KNOWN_EMAIL, lambda s: s.b, Who.EMAIL_OWNER, Cookie.BIND),
@@ -179,11 +184,11 @@ IDENTIFY = (
     Row(Rule.IDENTIFY_NEW_EMAIL, lambda s: s.evidence.email, Who.NEW, Cookie.BIND),
     Row(Rule.IDENTIFY_KNOWN_ID, lambda s: s.x, Who.ID_OWNER, Cookie.BIND),
     Row(Rule.IDENTIFY_ID_FOR_OWNER, lambda s: s.a, Who.COOKIE_OWNER, Cookie.STAYS),
-    Row(Rule.IDENTIFY_UNKNOWN_ID, lambda s: True, Who.NOBODY, Cookie.STAYS),
+    Row(Rule.IDENTIFY_UNKNOWN_ID, lambda _: True, Who.NOBODY, Cookie.STAYS),
 )
 IMPORT = (
     Row(Rule.IMPORT_KNOWN_EMAIL, lambda s: s.b, Who.EMAIL_OWNER, Cookie.STAYS),
-    Row(Rule.IMPORT_NEW_CONTACT, lambda s: True, Who.NEW, Cookie.STAYS),
+    Row(Rule.IMPORT_NEW_CONTACT, lambda _: True, Who.NEW, Cookie.STAYS),
 )
 TABLES: dict[Kind, tuple[Row, ...]] = {"form_submission": FORM, "email_click": CLICK, "identify": IDENTIFY, "contact_import": IMPORT}
 
@@ -308,7 +313,8 @@ class Fold:
             case Who.COOKIE_OWNER:
                 return situation.a
             case Who.COOKIE_OWNER_TAKES_EMAIL:
-                assert situation.a is not None and situation.evidence.email is not None
+                assert situation.a is not None
+                assert situation.evidence.email is not None
                 self._take_email(situation.a, situation.evidence.email)
                 return situation.a
             case Who.NEW:

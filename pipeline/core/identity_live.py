@@ -1,7 +1,7 @@
 """Identity as evidence comes in: the incremental form of `identity.fold` (spec: identity.md; convergence: spec README).
 
-A portal's evidence falls into *components*: pieces that share an address, a cookie or an external id, directly or through others. Components
-are independent of each other, so the fold over all evidence is the union of the folds over its components. Hence for a batch:
+A portal's evidence falls into *components*: pieces that share an address, a cookie or an external id, directly or through others.
+Components are independent of each other, so the fold over all evidence is the union of the folds over its components. Hence for a batch:
 
 * evidence that is newer than everything in its component is applied to what is there: O(1);
 * evidence that comes late, or an event that changed because a further copy of it came, makes its component be taken back and folded anew;
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pipeline.core.copies import Trace, add_trace, merge_traces
 from pipeline.core.events import EventId, PortalId, Utk
-from pipeline.core.identity import TABLES, Contact, Evidence, Fold, Journal, K, Link, Outcome, V
+from pipeline.core.identity import TABLES, Contact, Evidence, Fold, K, Link, Outcome, V
 from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy
 
@@ -160,9 +160,7 @@ def evidence_of_trace(merged: Trace) -> Evidence | None:
         utk = None
     email = get("recipient_email" if kind == "email_click" else "email")
     create_new = bool(get("create_new_contact"))
-    return Evidence(
-        merged.occurred_at, merged.event_id, kind, utk, email, get("external_id"), get("send_id"), bool(get("bot")), create_new
-    )
+    return Evidence(merged.occurred_at, merged.event_id, kind, utk, email, get("external_id"), get("send_id"), bool(get("bot")), create_new)
 
 
 def _nodes(evidence: Evidence) -> Iterator[str]:
@@ -180,7 +178,7 @@ def _key(evidence: Evidence) -> tuple[int, str]:
     return evidence.key
 
 
-def _differences(before: Journal[K, V], now: Mapping[K, V]) -> Iterator[tuple[K, V | None]]:
+def _differences(before: Mapping[K, V | None], now: Mapping[K, V]) -> Iterator[tuple[K, V | None]]:
     for key, old in before.items():
         new = now.get(key)
         if new != old:

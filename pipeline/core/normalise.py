@@ -53,15 +53,18 @@ def event_id(value: object) -> EventId | None:
     return EventId("-".join(match.group(2, 4, 5, 6, 7)).lower()) if match else None
 
 
-_HEX_32 = re.compile("[0-9a-fA-F]{32}")
+_UTK = re.compile("[0-9a-fA-F]{32}")
+_UTK_AS_STORED = re.compile("[0-9a-f]{32}")
 
 
 def utk(value: object) -> Utk | None:
     """32 hex digits, with or without dashes anywhere (a UUID form is accepted); stored lower-case without dashes."""
     if type(value) is not str:
         return None
+    if _UTK_AS_STORED.fullmatch(value):
+        return Utk(value)
     digits = value.replace("-", "")
-    return Utk(digits.lower()) if _HEX_32.fullmatch(digits) else None
+    return Utk(digits.lower()) if _UTK.fullmatch(digits) else None
 
 
 def email(value: object) -> Email | None:
@@ -127,18 +130,12 @@ def timestamp(value: object) -> Millis | None:
 
 def _rfc_3339(text: str) -> int | None:
     minute = _minute(text[:16])
-    rest = _REST.fullmatch(text, 16)
+    rest = _rest(text[16:])
     if minute is None or rest is None:
         return None
-    second, fraction, sign, hours, minutes = rest.groups()
-    millis = minute + int(second) * 1_000
-    if sign:
-        ahead = (int(hours) * 60 + int(minutes)) * 60_000
-        millis += ahead if sign == "-" else -ahead
-    if second == "60" and not _is_month_start(millis):
+    millis = minute + rest
+    if text[17:19] == "60" and not _is_month_start(millis // 1_000 * 1_000):
         return None
-    if fraction:
-        millis += int(fraction[:3].ljust(3, "0"))
     return millis
 
 
@@ -154,6 +151,20 @@ def _minute(text: str) -> int | None:
     except ValueError:
         return None
     return days * _DAY + (int(hour) * 60 + int(minute)) * 60_000
+
+
+@lru_cache(maxsize=65_536)
+def _rest(text: str) -> int | None:
+    """Milliseconds of the seconds, less what the zone is ahead of UTC. The cache has room for every millisecond of a minute."""
+    match = _REST.fullmatch(text)
+    if match is None:
+        return None
+    second, fraction, sign, hours, minutes = match.groups()
+    millis = int(second) * 1_000 + int((fraction or "")[:3].ljust(3, "0"))
+    if sign:
+        ahead = (int(hours) * 60 + int(minutes)) * 60_000
+        millis -= ahead if sign == "+" else -ahead
+    return millis
 
 
 def _is_month_start(millis: int) -> bool:

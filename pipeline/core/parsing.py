@@ -9,7 +9,10 @@ Choices where the spec is silent:
 - A name that stands twice in an object counts as its last value. The bounds on numbers and nesting hold for all that the
   line contains, an overwritten value included.
 - An integer is a number without fraction and exponent: 1e30 is no integer beyond 64 bits but a double.
-- Inside `properties` and `fields` nothing is absent: {"a": null} and {"a": ""} say something.
+- Null, "" and {} are absent as values of fields and extras. Inside `properties` and `fields` they say something, and stay.
+- A type that is there but no string is unknown; 7.0, "7" and true are no integers; a wrong value of a text is `invalid_field`,
+  of another kind the reason of that kind (an email that is no string: `invalid_email`).
+- An extra keeps its value as it is: an `email` in a page view is not looked at. So is a `utk` in a contact import, which has none.
 - A line is too large also if the texts of its event are (1e18 has four characters, and its normal form nineteen): the event
   would not fit into a record.
 """
@@ -128,7 +131,7 @@ def _event(type_name: object, given: dict[str, Any]) -> Event | Refused:
     if not isinstance(type_name, str) or type_name not in _PLANS:
         return Refused(Reason.UNKNOWN_TYPE, f"type: expected one of {', '.join(SHAPES)}")
     plan = _PLANS[type_name]
-    extras = {name: value for name, value in given.items() if not _is_absent(value)}
+    extras = {name: value for name, value in given.items() if value or not _is_absent(value)}
     if missing := _missing(type_name, extras):
         return Refused(Reason.MISSING_FIELD, f"{', '.join(missing)}: required in {type_name}")
     values = plan.blank.copy()
@@ -145,7 +148,7 @@ def _event(type_name: object, given: dict[str, Any]) -> Event | Refused:
 
 
 def _is_absent(value: object) -> bool:
-    return value is None or value == "" or value == {}
+    return value is None or value in ("", {})
 
 
 def _missing(type_name: str, present: Collection[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.core import normalise
-from pipeline.core.canonical import normal_text
+from pipeline.core.canonical import flat_text
 from pipeline.core.events import TYPES, Event
 from pipeline.core.shapes import ONE_OF, PROPERTIES, SHAPES, Rule
 
@@ -63,9 +63,7 @@ def _struct(type_name: str, rules: dict[str, Rule]) -> type[msgspec.Struct]:
             fields.append((name, rule.plain))
         else:
             fields.append((name, rule.plain if rule.default is not None else rule.plain | None, rule.default))
-    return msgspec.defstruct(
-        type_name, fields, tag_field="type", tag=type_name, forbid_unknown_fields=True, kw_only=True, gc=False
-    )
+    return msgspec.defstruct(type_name, fields, tag_field="type", tag=type_name, forbid_unknown_fields=True, kw_only=True, gc=False)
 
 
 def _plan(type_name: str, rules: dict[str, Rule]) -> _Plan:
@@ -82,8 +80,8 @@ def _normaliser(rule: Rule) -> Callable[[Any], object]:
     return _properties if rule is PROPERTIES else rule.normalised
 
 
-def _properties(value: dict[str, Any]) -> str | None:
-    return normal_text(value) if value else None
+def _properties(value: dict[str, str | bool | int | None]) -> str | None:
+    return flat_text(value) if value else None
 
 
 # A type with a rule beyond its single fields, or with form fields, goes the general way: few events are of these types.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 
 class PolicyError(ValueError):
@@ -59,7 +59,7 @@ class IdentifyNewEmail(StrEnum):
 class Duration(int):
     """A length of time in milliseconds; written as an integer and `ms`, `s`, `m`, `h` or `d`."""
 
-    _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+    _UNITS: ClassVar = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
     @classmethod
     def parse(cls, text: str) -> "Duration":
@@ -76,11 +76,14 @@ class Duration(int):
         return f"{int(self)}ms"
 
 
+HALF_AN_HOUR = Duration(1_800_000)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
     """When a new session starts (spec: sessions.md, rules 1 and 3)."""
 
-    gap: Duration = Duration(1_800_000)
+    gap: Duration = HALF_AN_HOUR
     split_on_source_change: bool = False
 
 

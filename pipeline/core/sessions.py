@@ -11,8 +11,8 @@ The incremental form may forget the oldest events (`Retention`): it keeps the st
 comes later is computed exactly. Only an event that belongs *before* that point cannot be placed any more: it is late.
 """
 
+import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,14 +27,8 @@ CLICK_ID_PARAMETERS = ("gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid"
 UTM_PARAMETERS = ("utm_source", "utm_medium", "utm_campaign")
 
 
-class Activity(NamedTuple):
-    """What a session sees of an event. `url` is given for page views only; `starts_session` is `new_browser_session`."""
-
-    at: Millis
-    event_id: EventId
-    url: str | None
-    referrer: str | None
-    starts_session: bool
+Activity = tuple[Millis, EventId, str | None, str | None, bool]
+"""What a session sees of an event, sorting as in sessions.md: time, event id; of a page view also url, referrer, `new_browser_session`."""
 
 
 class Session(msgspec.Struct, gc=False):
@@ -67,8 +61,8 @@ class Retention(NamedTuple):
 def activity_of(event: Event) -> Activity | None:
     """What a session sees of an event, None if it is no activity of a cookie."""
     if isinstance(event, PageView):
-        return Activity(event.occurred_at, event.event_id, event.url, event.referrer, event.new_browser_session) if event.utk else None
-    return Activity(event.occurred_at, event.event_id, None, None, False) if is_activity(event) else None
+        return (event.occurred_at, event.event_id, event.url, event.referrer, event.new_browser_session) if event.utk else None
+    return (event.occurred_at, event.event_id, None, None, False) if is_activity(event) else None
 
 
 def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | None = None) -> list[Session]:
@@ -129,9 +123,13 @@ def traffic_source(url: str, referrer: str | None) -> str | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+_PLAIN_HOST = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]*)?(?:[/?#]|$)")
+
+
 def _host(url: str) -> str | None:
-    return urlsplit(url).hostname
+    """The host in lower case, without port; the pattern is a short cut for what urlsplit finds in nearly all addresses."""
+    plain = _PLAIN_HOST.match(url)
+    return plain[1] if plain else urlsplit(url).hostname
 
 
 # The incremental form
@@ -150,8 +148,11 @@ class CookieState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SessionChanges(NamedTuple):
-    """What a batch changed for one cookie: sessions that are new or different, ids of those that are gone, and for the changelog the
-    copies of each event that changed (None: forgotten). `late` traces could not be placed."""
+    """What a batch changed for one cookie: sessions that are new or different, and first events of those that are gone.
+
+    For the changelog: the copies of each event that changed (None: forgotten), and what is forgotten now (None: as before).
+    `late` traces could not be placed.
+    """
 
     upserts: list[Session]
     removed: list[EventId]
@@ -199,16 +200,16 @@ def advance(
 
 def _activity(copies: dict[EventId, tuple[Trace, ...]], utk: Utk) -> list[Activity]:
     """The activity of a cookie, in order. A merged event that is another cookie's after all is not among it."""
-    found = []
+    found: list[Activity] = []
     for traces in copies.values():
         merged = traces[0] if len(traces) == 1 else merge_traces(traces)
         if merged.get("utk") == utk:
             kind = merged.get("type")
             if kind == PageView.type:
                 url, referrer, starts = merged.get("url"), merged.get("referrer"), merged.get("new_browser_session")
-                found.append(Activity(merged.occurred_at, merged.event_id, url, referrer, starts))
+                found.append((merged.occurred_at, merged.event_id, url, referrer, starts))
             elif kind != EmailClick.type or not merged.get("bot"):
-                found.append(Activity(merged.occurred_at, merged.event_id, None, None, False))
+                found.append((merged.occurred_at, merged.event_id, None, None, False))
     found.sort()
     return found
 
@@ -224,15 +225,15 @@ def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
     """How many of the oldest activities may be forgotten."""
     if not activity:
         return 0
-    oldest = activity[-1].at - retention.period
+    oldest = activity[-1][0] - retention.period
     beyond = max(0, len(activity) - retention.max_events)
-    while beyond < len(activity) and activity[beyond].at < oldest:
+    while beyond < len(activity) and activity[beyond][0] < oldest:
         beyond += 1
     return beyond
 
 
 def _forgettable(copies: dict[EventId, tuple[Trace, ...]], oldest: Sequence[Activity]) -> list[EventId]:
     """The `oldest` events, and those that are no activity of this cookie and are as old."""
-    active = {item.event_id for item in oldest}
+    active = {event_id for _, event_id, *_ in oldest}
     last = oldest[-1][:2]
     return [e for e, traces in copies.items() if e in active or all((t.occurred_at, e) <= last for t in traces)]

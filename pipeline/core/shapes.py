@@ -57,7 +57,7 @@ REFERENCE = Rule(normalise.url, None, "as a URL, or absent", str)
 TEXT = Rule(normalise.text, Reason.INVALID_FIELD, "a string", str)
 NO_UNLESS_SAID = Rule(normalise.switch, Reason.INVALID_FIELD, "true or false", bool, default=False)
 YES_UNLESS_SAID = NO_UNLESS_SAID._replace(default=True)
-PROPERTIES = Rule(_object, Reason.INVALID_FIELD, "an object", dict[str, str | bool | None | _Integer])
+PROPERTIES = Rule(_object, Reason.INVALID_FIELD, "an object", dict[str, str | bool | _Integer | None])
 FIELDS = Rule(_pairs, Reason.INVALID_FIELD, "an object", dict[str, str])
 
 

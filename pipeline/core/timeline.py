@@ -13,7 +13,7 @@ from pipeline.core.ids import ContactId
 
 
 class Owner(NamedTuple):
-    """Whose an event is: for certain, or possibly; the rule that says so, and the event that made the link (None: by itself, or nobody's)."""
+    """Whose an event is, for certain or possibly, and by which rule; `evidence` made the link (None: its own, or nobody's)."""
 
     contact_id: ContactId | None
     temporary_contact_id: ContactId | None

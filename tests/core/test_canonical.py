@@ -30,7 +30,7 @@ from tests.strategies import copy_of, json_objects, json_values, valid_events
         pytest.param([-(2.0**63), -1e19], "[-9223372036854775808,-1e+19]", id="negative ones"),
         pytest.param([2**53 + 1, 2**64 - 1, -(2**63)], "[9007199254740993,18446744073709551615,-9223372036854775808]", id="exact integers"),
         pytest.param([0.1, 1.5, 1e-7, 5e-324], "[0.1,1.5,1e-7,5e-324]", id="shortest doubles"),
-        pytest.param("\u00e9\x7f\u2028\x01\n\"\\/", '"\u00e9\x7f\u2028\\u0001\\n\\"\\\\/"', id="only what must be escaped is"),
+        pytest.param('\u00e9\x7f\u2028\x01\n"\\/', '"\u00e9\x7f\u2028\\u0001\\n\\"\\\\/"', id="only what must be escaped is"),
         pytest.param(True, "true", id="a boolean is a value"),
     ],
 )
@@ -81,8 +81,8 @@ def test_the_hashes_are_those_of_the_fields_as_rfc_8785_json(event: Event) -> No
 
 @given(json_objects)
 @example({"a": 2**53 - 1})
-@example({"a": 2**53})
-@example({"a": -(2**53)})
+@example({"a": 2**53 + 1})
+@example({"a": -(2**53) - 1})
 @example({"a": "\x7f\u2028\x1f/"})
 @example({"\U0001f600": 1, "\ue000": 1})
 def test_properties_are_hashed_as_rfc_8785_json(properties: dict[str, Any]) -> None:

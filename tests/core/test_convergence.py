@@ -6,7 +6,7 @@ form computes from the whole set. So a change that is not said, or said wrongly,
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.copies import KEPT_BY_IDENTITY, KEPT_BY_SESSIONS, Trace, add_trace, merge, merge_traces, trace
-from pipeline.core.events import Event, PortalId, Utk
+from pipeline.core.events import Event, EventId, PortalId, Utk
 from pipeline.core.identity import evidence_of, fold
 from pipeline.core.identity_live import LiveIdentities, evidence_of_trace
 from pipeline.core.policy import (
@@ -30,7 +30,7 @@ from pipeline.core.policy import (
 from pipeline.core.sessions import CookieState, Retention, Session, activity_of, advance
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.resolve import resolve_events, resolve_lines
-from tests.builders import DAY, HOUR, MINUTE, START, line, page_view
+from tests.builders import DAY, HOUR, START, line, page_view
 from tests.strategies import colliding_events, deliveries
 
 FOREVER = Retention(period=10_000 * DAY, max_events=1_000_000)
@@ -55,6 +55,14 @@ def merged(events: Iterable[Event]) -> list[Event]:
     return [merge(group).event for group in copies.values()]
 
 
+def together(copies: Iterable[Event]) -> tuple[Trace, ...]:
+    """The traces of an event's copies, as they came in."""
+    traces: tuple[Trace, ...] = ()
+    for copy in copies:
+        traces = add_trace(traces, trace(copy, KEPT_BY_IDENTITY))
+    return traces
+
+
 def sessions_by_cookie(events: Iterable[Event], policy: SessionPolicy) -> dict[Utk, list[Session]]:
     """The plain form: the sessions of each cookie."""
     activities = defaultdict(list)
@@ -67,7 +75,8 @@ def sessions_by_cookie(events: Iterable[Event], policy: SessionPolicy) -> dict[U
 
 def live_sessions(batches: Iterable[Sequence[Trace]], utk: Utk, policy: SessionPolicy, retention: Retention) -> tuple[list[Session], int]:
     """The incremental form over batches of one cookie's traces: what a reader has at the end, and how many were late."""
-    state, shown, late = CookieState(), {}, 0
+    state, late = CookieState(), 0
+    shown: dict[EventId, Session] = {}
     for batch in batches:
         state, changes = advance(state, batch, utk, policy, retention)
         state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=CookieState)
@@ -95,7 +104,7 @@ def test_sessions_of_a_cookie_never_overlap(events: list[Event], policy: Session
     for sessions in sessions_by_cookie(events, policy).values():
         places = [((s.started_at, s.first_event_id), (s.ended_at, s.last_event_id)) for s in sessions]
         assert all(start <= end for start, end in places)
-        assert all(end < start for (_, end), (start, _) in zip(places, places[1:], strict=False))
+        assert all(end < start for (_, end), (start, _) in pairwise(places))
 
 
 @given(
@@ -103,13 +112,16 @@ def test_sessions_of_a_cookie_never_overlap(events: list[Event], policy: Session
     steps=st.lists(st.tuples(st.integers(0, 6 * HOUR), st.integers(0, DAY)), min_size=1, max_size=25),
     max_events=st.sampled_from((3, 1_000)),
 )
-def test_retention_never_changes_the_result_for_events_inside_it(data: st.DataObject, steps: list[tuple[int, int]], max_events: int) -> None:
+def test_retention_never_changes_the_result_for_events_inside_it(
+    data: st.DataObject, steps: list[tuple[int, int]], max_events: int
+) -> None:
     """Events up to a day out of order, a retention of a day: forgetting leaves the sessions as if nothing were forgotten.
 
     With a limit of few events only what comes in order stays inside.
     """
     in_order = max_events < len(steps)
-    at, traces = START, []
+    at = int(START)
+    traces: list[tuple[int, Event]] = []
     for number, (step, delay) in enumerate(steps):
         at += step
         view = page_view(number, at=at, url=f"https://x.io/{number}?utm_source=s{number % 3}", new_browser_session=number % 7 == 0)
@@ -136,7 +148,8 @@ def test_state_forgets_what_is_older_than_the_retention() -> None:
     traces = [trace(view, KEPT_BY_SESSIONS) for view in views]
     state, changes = advance(CookieState(), traces, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
     assert len(state.copies) == 3
-    assert state.forgotten is not None and state.forgotten.number == 7
+    assert state.forgotten is not None
+    assert state.forgotten.number == 7
     assert sum(copies is None for copies in changes.events.values()) == 7
 
 
@@ -160,12 +173,14 @@ def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[
     assert {key: value for key, value in outcomes.items() if value is not None} == expected.outcomes
 
 
-@given(events=colliding_events(kinds=("form_submission", "email_click", "identify", "contact_import"), copies=False), policy=identity_policies)
+@given(
+    events=colliding_events(kinds=("form_submission", "email_click", "identify", "contact_import"), copies=False), policy=identity_policies
+)
 def test_links_of_a_cookie_never_overlap(events: list[Event], policy: IdentityPolicy) -> None:
     """Bound or temporary: at any time a cookie is at most one contact's, and a bound cookie has no temporary link."""
     for links in fold(PORTAL, (e for e in map(evidence_of, events) if e is not None), policy).links.values():
         assert len({link.status for link in links}) == 1
-        assert all(link.valid_to is not None and link.valid_to == after.valid_from for link, after in zip(links, links[1:], strict=False))
+        assert all(link.valid_to is not None and link.valid_to == after.valid_from for link, after in pairwise(links))
         assert all(link.valid_from is None or link.valid_from != link.valid_to for link in links)
         assert links[-1].valid_to is None
 
@@ -176,7 +191,7 @@ def test_an_event_is_a_function_of_the_set_of_its_copies(data: st.DataObject, ev
     copies = [msgspec.structs.replace(event, event_id=events[0].event_id, portal_id=PORTAL) for event in events]
     again = data.draw(st.permutations([*copies, *copies]))
     assert merge(again) == merge(copies)
-    one, other = (reduce(add_trace, (trace(copy, KEPT_BY_IDENTITY) for copy in some), ()) for some in (copies, again))
+    one, other = together(copies), together(again)
     assert sorted(one, key=lambda t: t.rank) == sorted(other, key=lambda t: t.rank)
     assert evidence_of_trace(merge_traces(one)) == evidence_of_trace(merge_traces(other)) == evidence_of(merge(copies).event)
 

@@ -153,7 +153,9 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "history", "event", "resolves_to", "cookie_is"), RULES, ids=[f"{n}-{row[0]}" for n, row in enumerate(RULES)])
+@pytest.mark.parametrize(
+    ("rule", "history", "event", "resolves_to", "cookie_is"), RULES, ids=[f"{n}-{row[0]}" for n, row in enumerate(RULES)]
+)
 def test_rule(rule: str, history: list[Event], event: Event, resolves_to: str | None, cookie_is: str | None) -> None:
     identities = folded(*history, event)
     outcome = identities.outcomes[event.event_id]
@@ -281,10 +283,7 @@ def test_temporary_links_follow_one_another() -> None:
 
 def test_links_of_no_length_vanish() -> None:
     """Bound from the beginning, then twice more at one moment: the one in the middle never owned anything."""
-    forms = [
-        form_submission(n, at=at, utk="u", email=email)
-        for n, (at, email) in enumerate([(10, A), (20, B), (20, C)], start=10)
-    ]
+    forms = [form_submission(n, at=at, utk="u", email=email) for n, (at, email) in enumerate([(10, A), (20, B), (20, C)], start=10)]
     people = [contact_import(n, at=1, email=email) for n, email in enumerate((A, B, C))]
     assert links(folded(*people, *forms), "u") == [(person(A), "bound", None, 20), (person(C), "bound", 20, None)]
 

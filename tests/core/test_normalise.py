@@ -1,5 +1,6 @@
 """The normalisers, a sentence of the spec each (events.md, "Normalisation" and "Fields")."""
 
+import sys
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -137,6 +138,17 @@ def test_an_email_is_stored_in_normal_form(given: str, stored: str) -> None:
 )
 def test_anything_else_is_no_email(given: object) -> None:
     assert normalise.email(given) is None
+
+
+def test_no_white_space_and_no_control_character_is_in_an_email_or_url() -> None:
+    """All of Unicode, within the local part, the domain, the host and the path."""
+    signs = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace() or unicodedata.category(chr(code)) == "Cc"]
+    assert len(signs) == 84
+    for sign in signs:
+        assert normalise.email(f"a{sign}b@x.io") is None
+        assert normalise.email(f"a@x{sign}y.io") is None
+        assert normalise.url(f"https://x{sign}y.io/") is None
+        assert normalise.url(f"https://x.io/{sign}y") is None
 
 
 def test_a_domain_counts_as_the_ascii_that_is_stored() -> None:
@@ -300,11 +312,14 @@ def test_a_time_with_an_offset_is_that_many_minutes_apart(moment: Any, offset: i
     assert normalise.timestamp(text) == (millis if 631_152_000_000 <= millis < 4_102_444_800_000 else None)
 
 
+NO_SWITCHES: list[object] = [0, 1, "true", "", []]
+
+
 def test_texts_are_strings_and_switches_are_booleans() -> None:
     assert normalise.text(" as given ") == " as given "
     assert [normalise.text(value) for value in (1, True, ["a"], 1.5)] == [None] * 4
     assert [normalise.switch(value) for value in (True, False)] == [True, False]
-    assert [normalise.switch(value) for value in (0, 1, "true", "", [])] == [None] * 5
+    assert [normalise.switch(value) for value in NO_SWITCHES] == [None] * 5
 
 
 NORMALISERS: list[Callable[[object], object]] = [
@@ -318,7 +333,9 @@ NORMALISERS: list[Callable[[object], object]] = [
     normalise.switch,
 ]
 
-emails = st.builds("{}@{}.{}".format, texts, st.text(max_size=10) | st.sampled_from(("x", "\u00fc", "XN--")), st.sampled_from(("io", "\u00df", "de")))
+emails = st.builds(
+    "{}@{}.{}".format, texts, st.text(max_size=10) | st.sampled_from(("x", "\u00fc", "XN--")), st.sampled_from(("io", "\u00df", "de"))
+)
 
 
 @given(st.sampled_from(NORMALISERS), json_values | emails | names)

@@ -1,5 +1,6 @@
 """Sessions: the plain fold, one test a sentence of the spec (sessions.md)."""
 
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,8 +19,8 @@ def sessions_of(events: Iterable[Event], policy: SessionPolicy = POLICY) -> list
     return fold(sorted(a for a in map(activity_of, events) if a is not None), policy)
 
 
-def view(minutes: float, id: int | None = None, **fields: Any) -> Event:
-    return page_view(id, at=START + int(minutes * MINUTE), **fields)
+def view(minutes: float, number: int | None = None, **fields: Any) -> Event:
+    return page_view(number, at=START + int(minutes * MINUTE), **fields)
 
 
 def test_exactly_the_gap_continues_the_session() -> None:
@@ -38,7 +39,7 @@ def test_the_gap_is_a_policy() -> None:
 
 def test_a_restarted_browser_starts_a_session() -> None:
     """`new_browser_session` splits however short the pause is, even at the same millisecond."""
-    restarted = sessions_of([view(0, id=1), view(0, id=2, new_browser_session=True)])
+    restarted = sessions_of([view(0, 1), view(0, 2, new_browser_session=True)])
     assert [(s.number, s.first_event_id) for s in restarted] == [(1, event_id(1)), (2, event_id(2))]
 
 
@@ -48,7 +49,7 @@ def test_the_first_event_may_be_a_restart() -> None:
 
 def test_equal_times_are_ordered_by_event_id() -> None:
     """The session is named by the smallest event id of its first millisecond."""
-    one, two = view(0, id=2, url="https://x.io/2"), view(0, id=1, url="https://x.io/1")
+    one, two = view(0, 2, url="https://x.io/2"), view(0, 1, url="https://x.io/1")
     [session] = sessions_of([one, two])
     assert (session.first_event_id, session.entry_url, session.exit_url) == (event_id(1), "https://x.io/1", "https://x.io/2")
 
@@ -68,16 +69,16 @@ def test_what_counts_as_activity() -> None:
 
 
 def test_one_event_between_two_sessions_joins_them() -> None:
-    apart = [view(0, id=1), view(50, id=2)]
+    apart = [view(0, 1), view(50, 2)]
     assert len(sessions_of(apart)) == 2
-    [joined] = sessions_of([*apart, view(25, id=3)])
+    [joined] = sessions_of([*apart, view(25, 3)])
     assert (joined.first_event_id, joined.activity_count) == (event_id(1), 3)
 
 
 def test_a_late_first_event_renumbers() -> None:
     """The sessions after it count one up and know their new predecessor; the one after it keeps its id."""
-    [second] = sessions_of([view(100, id=2)])
-    first, renumbered = sessions_of([view(0, id=1), view(100, id=2)])
+    [second] = sessions_of([view(100, 2)])
+    first, renumbered = sessions_of([view(0, 1), view(100, 2)])
     assert (second.number, renumbered.number) == (1, 2)
     assert (second.previous_started_at, renumbered.previous_started_at) == (None, first.started_at)
     assert second.id_of(1, "a" * 32) == renumbered.id_of(1, "a" * 32)  # type: ignore[arg-type]
@@ -85,9 +86,7 @@ def test_a_late_first_event_renumbers() -> None:
 
 def test_the_id_is_the_uuid5_of_portal_cookie_and_first_event() -> None:
     """Written out once, so that a change of the namespace or of the name is seen."""
-    import uuid
-
-    [session] = sessions_of([view(0, id=7)])
+    [session] = sessions_of([view(0, 7)])
     expected = uuid.uuid5(uuid.UUID("5a1c1d0e-7c2b-5e0f-9d51-0a6c5f3b7e42"), f"3|{'ab' * 16}|{event_id(7)}")
     assert session.id_of(3, "ab" * 16) == str(expected)  # type: ignore[arg-type]
 
@@ -139,7 +138,7 @@ def test_policy_split_on_source_change(urls: list[str], expected: list[str]) -> 
         ("https://x.io/?utm_campaign=c&gclid=1", "https://y.io/", "//c"),
         ("https://x.io/?utm_source=a&utm_source=b", None, "a//"),
         ("https://x.io/?utm_source=&gclid=1", None, "gclid"),
-        ("https://x.io/?utm_source=a%20b+c", None, "a b c"),
+        ("https://x.io/?utm_source=a%20b+c", None, "a b c//"),
         ("https://x.io/?twclid=1&dclid=2", None, "dclid"),
         ("https://x.io/?gclid=&li_fat_id=2", None, "li_fat_id"),
         ("https://x.io/#?gclid=1", None, None),

@@ -1,0 +1,137 @@
+"""`demo`: a day of real traffic and a few visitors through the whole pipeline, and what came of it.
+
+Read it from the top: `_perform` does what a user of the pipeline does, in that order.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from infra.demo import report, visibility
+from infra.demo.script import EMAIL, Json, Script, script, write
+from infra.demo.stage import Stage, running, stage
+from pipeline import catching_up, logs, timelines
+from pipeline.adapters import clickhouse, topics
+from pipeline.errors import UserError
+from pipeline.publish import publish
+from pipeline.settings import Log, Settings
+
+DIRECTORY = Path(".data/demo")
+PATIENCE_S = 60.0
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """What was seen: the visitor's timeline before and after the form, and the seconds until each form was visible."""
+
+    before: report.Timeline
+    after: report.Timeline
+    visible_after_s: list[float]
+    equals_resolve: bool
+
+
+def play(*, keep: bool = False, directory: Path = DIRECTORY) -> None:
+    """Plays the demo in `directory`, which is emptied first. `keep`: leaves everything running until Ctrl-C or SIGTERM."""
+    logs.configure(Log(level="warning"))
+    began, scenes = time.monotonic(), script()
+    with ExitStack() as put_away:
+        with _step("Kafka and ClickHouse run"):
+            ready = put_away.enter_context(stage(directory))
+        with _step("topics and tables exist"):
+            topics.create_topics(ready.settings)
+            clickhouse.migrate(ready.settings)
+        put_away.enter_context(running(ready))
+        performance = _perform(ready, scenes, directory)
+        report.show(ready.settings, scenes, performance.before, performance.after)
+        report.show_measures(performance.visible_after_s, equals_resolve=performance.equals_resolve, seconds=time.monotonic() - began)
+        if keep:
+            report.show_addresses(ready.settings, directory)
+            _wait_for_a_signal()
+        else:
+            report.show_what_next(directory)
+
+
+def _perform(ready: Stage, scenes: Script, directory: Path) -> Performance:
+    settings, sign_up = ready.settings, scenes.sign_up
+    with _step(f"{len(scenes.history):,} events published: a day of www.ksc.nasa.gov, and a few visitors"):
+        publish(settings, write(scenes.history, directory / "history.jsonl"))
+    _watch(settings, len(scenes.history))
+    before = timelines.timeline(settings, sign_up["portal_id"], utk=sign_up["utk"])
+    with _step(f"{len(scenes.forms)} forms published, one after the other, each visible in ClickHouse"):
+        seconds = _publish_forms(settings, scenes, directory)
+    everything = (*scenes.history, *scenes.forms)
+    write(everything, directory / "events.jsonl")
+    _wait(settings)
+    with _step("compared with `resolve`"):
+        equal = visibility.all_shown(clickhouse.connect(settings)) == visibility.all_owners(visibility.resolved(everything).events)
+    return Performance(before, timelines.timeline(settings, sign_up["portal_id"], email=EMAIL), seconds, equal)
+
+
+def _publish_forms(settings: Settings, scenes: Script, directory: Path) -> list[float]:
+    """Seconds from before each form was published until its visitor's history was the contact's in ClickHouse."""
+    client, seconds = clickhouse.connect(settings), []
+    known: dict[int, list[Json]] = {}
+    for event in scenes.history:
+        known.setdefault(event["portal_id"], []).append(event)
+    for form in scenes.forms:
+        known[form["portal_id"]].append(form)
+        expected = visibility.owners(visibility.resolved(known[form["portal_id"]]).events, form["utk"])
+        file = write([form], directory / "form.jsonl")
+        began = time.monotonic()
+        publish(settings, file)
+        visibility.wait_until_shown(client, form, expected)
+        seconds.append(time.monotonic() - began)
+    return seconds
+
+
+def _watch(settings: Settings, expected: int) -> None:
+    """Shows how many of the events are in ClickHouse until every part has caught up."""
+    client, deadline = clickhouse.connect(settings), time.monotonic() + PATIENCE_S
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("events in ClickHouse", total=expected)
+        while behind := catching_up.wait(settings, 0.3):
+            progress.update(task, completed=client.execute("SELECT count() FROM events")[0][0])
+            _patience(deadline, behind)
+        progress.update(task, completed=expected)
+
+
+def _wait(settings: Settings) -> None:
+    behind = catching_up.wait(settings, PATIENCE_S)
+    if behind:
+        raise UserError(f"the parts did not catch up within {PATIENCE_S:g} s: {behind}")
+
+
+def _patience(deadline: float, behind: str) -> None:
+    if time.monotonic() > deadline:
+        raise UserError(f"the parts did not catch up within {PATIENCE_S:g} s: {behind}")
+
+
+def _wait_for_a_signal() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping ...")
+
+
+@contextmanager
+def _step(done: str) -> Iterator[None]:
+    """Says what was done, and how long it took."""
+    began = time.monotonic()
+    with console.status(f"{done} ..."):
+        yield
+    console.print(f"[green]✓[/] {done} [dim]({time.monotonic() - began:.1f} s)")

@@ -1,0 +1,115 @@
+"""Servers and parts of one's own for as long as a demonstration or a measurement lasts; then no process is left of them."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra import servers
+from pipeline import settings as reading
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+from pipeline.settings_sources import FILE_VARIABLE, NO_FILE, PREFIX
+from pipeline.supervise import GRACE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Running servers, and where the parts' output goes."""
+
+    settings: Settings
+    log: Path
+
+
+@contextmanager
+def stage(directory: Path) -> Iterator[Stage]:
+    """Embedded servers on fresh data in `directory`; whatever PIPELINE_ variables and settings files say elsewhere does not count.
+
+    However the block ends (Ctrl-C, SIGTERM and kill -9 included), the servers end too. UserError if `directory` is in use.
+    """
+    with _ended_by_sigterm(), _only_one(directory), ExitStack() as started:
+        servers.stop(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        started.enter_context(servers.embedded(directory))
+        try:
+            yield Stage(settings_of(directory), directory / "run.log")
+        finally:
+            with _deaf():
+                started.close()
+
+
+@contextmanager
+def running(stage: Stage, workers: int = 1) -> Iterator[int]:
+    """All parts, as `python -m pipeline run` starts them; gives the supervisor's process id."""
+    command = [sys.executable, "-m", "pipeline", "run", "--workers", str(workers), "--parent", str(os.getpid())]
+    with stage.log.open("ab") as log:
+        run = subprocess.Popen(
+            command,
+            env={**os.environ, **stage.settings.environment()},
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        yield run.pid
+    finally:
+        with _deaf():
+            run.terminate()
+            try:
+                run.wait(GRACE_S + 5)
+            except subprocess.TimeoutExpired:
+                run.kill()  # the parts die with it
+                run.wait()
+
+
+def settings_of(directory: Path) -> Settings:
+    """The settings that lead to the servers in `directory`, from now on also for this process and its children."""
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        del os.environ[name]
+    os.environ[FILE_VARIABLE] = NO_FILE
+    return reading.load(data_dir=directory)
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Refuses a directory that another process has on stage."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{directory} is in use by another demo or benchmark: end that first (Ctrl-C where it runs)") from None
+        yield
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does: with an exception, so that everything is put away."""
+
+    def end(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A further Ctrl-C must not interrupt the putting away; that takes seconds at most."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

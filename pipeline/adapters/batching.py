@@ -1,0 +1,321 @@
+"""A Faust transport that hands agents batches, not messages: `batched://host:port`.
+
+Faust spends about 100 us on a message before an agent sees it. Here a stream yields one `Batch` for each fetch from one
+partition, so that cost is paid once for thousands of records. Groups, assignment and rebalances stay Faust's and
+aiokafka's; this module replaces a few of their hooks, and each for a reason:
+
+| hook | why |
+|---|---|
+| `_create_worker_consumer` | Faust waits 1.5 s for idle partitions, and does not keep partition p of several topics together |
+| `_fetch_records` | records become one `Batch` per partition, in the thread that fetches |
+| `_to_message`, `_new_offset`, `_add_gap` | what is committed is the end of a batch, strictly in order of delivery |
+| `ack`, `wait_empty` | a batch that is settled is never waited for; Faust's own wait collects garbage every second |
+| `on_partitions_revoked` | Faust forgets the acks before it waits for the streams; we wait and commit first |
+| `seek_to_committed` | a partition without a committed offset goes back to its beginning, too |
+| `_commit` (thread) | a commit that fails is tried again; Faust's would end the worker |
+| `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
+
+They are private names, so the versions of both libraries are pinned and `check_hooks` runs at every start.
+
+Nothing is lost on the way: the thread that fetches numbers the batches of a partition, and `Consumer.is_due` refuses to go on
+if one is missing (Faust drops messages in several places, counting on a later seek).
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiokafka
+import aiokafka.errors
+import faust
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport import drivers
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from pipeline.adapters.hooks import check_hooks
+from pipeline.adapters.leave_group import leave_group
+from pipeline.logs import logger
+
+SCHEME = "batched"
+FETCH_WAIT_MS = 100
+"""How long the broker may hold a fetch that finds nothing. Idle partitions hold busy ones up for this long at most."""
+FETCH_BYTES = 4 << 20
+"""Most bytes (as stored, so compressed) of one partition in one fetch; so also of a batch."""
+RESPONSE_BYTES = 16 << 20
+"""Most bytes of one answer of a broker, over all partitions."""
+BUFFERED_BATCHES = 2
+"""Batches that wait for the agent; behind them the fetching thread waits too."""
+_COMPLAIN_EVERY_S = 5.0
+
+log = logger("batching")
+
+
+class LostBatchError(RuntimeError):
+    """A batch was fetched and never arrived: going on would skip its records for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition in the order of their offsets, as parallel lists, never empty. Keys and values are raw bytes."""
+
+    topic: str
+    """Its logical name, without `kafka.topic_prefix`."""
+    partition: int
+    offsets: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[tuple[tuple[str, bytes], ...]]
+    timestamps: list[int]
+    """Kafka's, in epoch milliseconds; they say when a record was published, never when something happened."""
+    generation: int
+    """Of the consumer group, when the batch was fetched."""
+    era: int = 0
+    """Grows whenever this consumer goes back to the committed offsets."""
+    number: int = 0
+    """0, 1, 2 ... per partition and era."""
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+class Transport(driver.Transport):
+    """Faust's Kafka transport with our consumer."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches, commits, and keeps the membership alive, whatever the agent does meanwhile."""
+
+    era = 0
+    _numbers: dict[TP, int]
+    _complained_at = 0.0
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self.app.assignor],  # Faust's own: partition p of all topics goes to one worker, and stays
+            enable_auto_commit=False,
+            auto_offset_reset=conf.consumer_auto_offset_reset,
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_bytes=RESPONSE_BYTES,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            check_crcs=conf.broker_check_crcs,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, list[Batch]]:
+        """One batch for each partition that has records. Group generation, era and number are those of the moment of fetching."""
+        fetched = await super()._fetch_records(*args, **kwargs)
+        return {TP(tp.topic, tp.partition): [self._batch(TP(tp.topic, tp.partition), records)] for tp, records in fetched.items()}
+
+    def _batch(self, tp: TP, records: list[Any]) -> Batch:
+        number = self._numbers.get(tp, 0)
+        self._numbers[tp] = number + 1
+        return Batch(
+            topic=tp.topic.removeprefix(self.app.topic_prefix),  # type: ignore[attr-defined]  # a BatchApp
+            partition=tp.partition,
+            offsets=[record.offset for record in records],
+            keys=[record.key for record in records],
+            values=[record.value for record in records],
+            headers=[record.headers for record in records],
+            timestamps=[record.timestamp for record in records],
+            generation=self.app.consumer_generation_id,
+            era=self.era,
+            number=number,
+        )
+
+    def begin_era(self) -> None:
+        """From here on batches come from the committed offsets (or the beginning) on."""
+        self.era += 1
+        self._numbers = {}
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.begin_era()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Back to what is committed, for all partitions that we have."""
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed, self._ensure_consumer())
+        return offsets
+
+    async def _seek_to_committed(self, consumer: aiokafka.AIOKafkaConsumer) -> Mapping[TP, int | None]:
+        offsets: Mapping[TP, int | None] = await consumer.seek_to_committed()
+        never_committed = [tp for tp, offset in offsets.items() if not offset]
+        if never_committed:
+            await consumer.seek_to_beginning(*never_committed)
+        self.begin_era()
+        return offsets
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Whether the offsets are committed. If not they are due again at the next interval, unless the partition is gone."""
+        consumer = self._ensure_consumer()
+        ours = self.assignment()
+        due = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in ours}
+        try:
+            await consumer.commit(due)
+        except aiokafka.errors.KafkaError as error:
+            if time.monotonic() - self._complained_at > _COMPLAIN_EVERY_S:
+                self._complained_at = time.monotonic()
+                log.warning("offsets not committed, trying again", error=str(error))
+            return False
+        return True
+
+    async def on_thread_stop(self) -> None:
+        """Leaves the group at once, so that others take over now and not after the session timeout."""
+        if self._consumer is not None:
+            await leave_group(self._consumer)
+        await super().on_thread_stop()
+
+
+class Consumer(driver.Consumer):
+    """What Faust's conductor and streams see: batches instead of messages."""
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_flight: defaultdict[TP, deque[int]] = defaultdict(deque)
+        """Ends of the batches that went to the agent, in that order, from the first that is not acked."""
+        self._done: dict[TP, int] = {}
+        """Offset after the last batch before which all are acked."""
+        self._last: dict[TP, tuple[int, int]] = {}
+        """Era and number of the last batch that the agent saw."""
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        thread.begin_era()
+        return thread
+
+    def _to_message(self, tp: TP, record: Batch) -> ConsumerMessage:
+        end = record.offsets[-1]
+        self._in_flight[tp].append(end)
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            offset=end,
+            timestamp=record.timestamps[-1] / 1000,
+            timestamp_type=0,
+            headers=None,
+            key=None,
+            value=record,  # type: ignore[arg-type]  # Faust only hands it on
+            checksum=None,
+            serialized_key_size=0,
+            serialized_value_size=0,
+            tp=tp,
+            generation_id=record.generation,
+        )
+
+    def is_due(self, batch: Batch) -> bool:
+        """Whether to work on the batch: False if it is from before a seek, then it comes again.
+
+        LostBatchError if a batch before it is missing.
+        """
+        tp = TP(batch.topic, batch.partition)
+        era, number = self._last.get(tp, (-1, -1))
+        if batch.era < era:
+            return False
+        if batch.number != (number + 1 if batch.era == era else 0):
+            raise LostBatchError(f"{tp.topic}[{tp.partition}]: batch {batch.era}.{batch.number} came after {era}.{number}")
+        self._last[tp] = (batch.era, batch.number)
+        return True
+
+    def ack(self, message: Any) -> bool:
+        """The batch is worked on: its end may be committed, once those before it may be."""
+        acked: bool = super().ack(message)
+        self._unacked_messages.discard(message)
+        return acked
+
+    def abandon(self, message: Any) -> None:
+        """The batch is left alone and never committed: it is somebody else's now, or comes again."""
+        self._unacked_messages.discard(message)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        in_flight, acked = self._in_flight[tp], self._acked_index[tp]
+        committed = self._committed_offset[tp] or 0
+        while in_flight and (in_flight[0] in acked or in_flight[0] < committed):
+            end = in_flight.popleft()
+            acked.discard(end)
+            self._done[tp] = max(self._done.get(tp, 0), end + 1)
+        self._acked[tp] = sorted(acked)
+        return self._done.get(tp)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing to note: offsets may be missing between batches (control records, compaction); ends of batches need no gaps."""
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's signature
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        if not committed:
+            self._committed_offset.update({tp: offset for tp, offset in before.items() if tp in self._in_flight})
+        return committed
+
+    async def wait_empty(self) -> None:
+        """Waits until the agent has settled all that it began, then commits."""
+        while self._unacked_messages and not self.should_stop:
+            await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        await self.commit()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Nothing new begins, what has begun ends and is committed, and only then the partitions are given up."""
+        if not self.app.should_stop:
+            self.stop_flow()
+            self.app.flow_control.suspend()
+            self.app.flow_control.clear()
+            await self.wait_empty()
+        for tp in revoked:
+            self._in_flight.pop(tp, None)
+            self._done.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """A full queue makes the fetching side wait by itself; a partition taken out of it would pause for a second."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """See `on_buffer_full`."""
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's stall detector counts messages; ours is the health record of the part."""
+
+    def highwater(self, tp: TP) -> int:  # noqa: ARG002
+        """Only Faust's monitor asks; the real one may fail while partitions move."""
+        return 0
+
+
+Transport.Consumer = Consumer
+
+
+class RawSchema(faust.Schema[Any, Any]):
+    """Keys and values are nobody's business before the agent: what cannot be decoded must not be acked and dropped."""
+
+    def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        return message.key
+
+    def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        return message.value
+
+
+def brokers(bootstrap_servers: str) -> list[str]:
+    """`a:1,b:2` as broker URLs of this transport."""
+    return [f"{SCHEME}://{server.strip()}" for server in bootstrap_servers.split(",")]
+
+
+def register() -> None:
+    """Makes `batched://` known to Faust, after `check_hooks`."""
+    check_hooks()
+    drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"

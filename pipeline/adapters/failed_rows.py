@@ -1,0 +1,89 @@
+"""Failed events as rows of ClickHouse: dead letters, and copies that contradict their event.
+
+What failed has one row however often it is told: a record is known by where it stood, a refused line by reason and bytes (a file
+may be published twice), a copy by its event and the hash of what it says.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from clickhouse_driver import Client
+
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.adapters.dead_letters import Headers
+from pipeline.adapters.event_rows import Copy
+from pipeline.core.outcomes import Reason
+
+
+class Failed(NamedTuple):
+    """One row of `failed_rows`, columns in the order of the table; `timestamp` in epoch milliseconds."""
+
+    id: str
+    reason: str
+    detail: str
+    topic: str
+    partition: int | None
+    offset: int | None
+    timestamp: int | None
+    part: str
+    portal_id: int | None
+    event_id: str | None
+    key: bytes | None
+    value: bytes
+    version: int = 0
+    deleted: bool = False
+
+
+_TYPES = {
+    "partition": "Nullable(Int32)", "offset": "Nullable(Int64)", "timestamp": "Nullable(Int64)", "portal_id": "Nullable(UInt64)",
+    "event_id": "Nullable(String)", "key": "Nullable(String)", "version": "UInt64", "deleted": "UInt8",
+}  # fmt: skip
+_MADE = {"timestamp": "fromUnixTimestamp64Milli(sent_timestamp, 'UTC')", "event_id": "toUUIDOrNull(sent_event_id)"}
+_SENT = ", ".join(f"sent_{name} {_TYPES.get(name, 'String')}" for name in Failed._fields)
+_VALUES = ", ".join(_MADE.get(name, f"sent_{name}") for name in Failed._fields)
+_INSERT = f"INSERT INTO failed_rows ({', '.join(Failed._fields)}) SELECT {_VALUES} FROM input('{_SENT}') FORMAT Native"
+
+
+def dead_letter(key: bytes | None, value: bytes | None, headers: Headers | None) -> Failed:
+    """The row of a dead letter. Headers that are missing or odd, as somebody else may write them, are taken as absent."""
+    said = {name: (text or b"").decode(errors="replace") for name, text in headers or () if name.startswith("dlq.")}
+    topic, reason, value = said.get("dlq.topic", ""), said.get("dlq.reason", ""), value or b""
+    partition, offset, timestamp = (_number(said.get(f"dlq.{name}")) for name in ("partition", "offset", "timestamp"))
+    place = f"{topic}:{partition}:{offset}" if topic else f"line:{sha256(reason.encode() + b'|' + value).hexdigest()}"
+    detail, part = said.get("dlq.error", ""), said.get("dlq.part", "")
+    return Failed(place, reason, detail, topic, partition, offset, timestamp, part, None, None, key, value)
+
+
+def conflict(copy: Copy, value: bytes, version: int, detail: str | None) -> Failed:
+    """The row of a copy among `version` copies of its event: what it contradicts, or None if nothing, now that all of these are known."""
+    event = copy.event
+    return Failed(
+        id=f"copy:{event.portal_id}:{event.event_id}:{copy.copy}",
+        reason=Reason.CONFLICTING_DUPLICATE.value,
+        detail=detail or "",
+        topic=RAW_TOPICS[event.type],
+        partition=copy.place[0],
+        offset=copy.place[1],
+        timestamp=None,
+        part="record",
+        portal_id=event.portal_id,
+        event_id=event.event_id,
+        key=(event.utk or event.event_id).encode(),
+        value=value,
+        version=version,
+        deleted=detail is None,
+    )
+
+
+def insert(client: Client, failed: Sequence[Failed]) -> None:
+    if failed:
+        client.execute(_INSERT, [list(column) for column in zip(*failed, strict=True)], columnar=True)
+
+
+def _number(text: str | None) -> int | None:
+    """None for what is no number, and for -1, which says that there is none."""
+    try:
+        return int(text) if text and int(text) >= 0 else None
+    except ValueError:
+        return None

@@ -1,0 +1,103 @@
+"""Kafka clients from the settings: producers, consumers, admin; and a broker's errors in a user's words.
+
+Whatever stands in `kafka.options` (security.protocol, sasl.*, ssl.*) is passed through to librdkafka under its names.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+
+_PRODUCER = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "partitioner": "murmur2_random",  # as Java clients and Faust partition: topics with one key are partitioned alike
+    "compression.type": "lz4",
+    "linger.ms": 20,
+}
+_CONSUMER = {
+    "auto.offset.reset": "earliest",
+    "enable.auto.commit": False,  # what follows from a record is flushed first
+    "isolation.level": "read_committed",
+    "fetch.queue.backoff.ms": 10,  # 1000 leaves the fetcher idle behind a fast reader
+}
+# librdkafka's own errors begin with _, which does not make them private.
+_CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM}  # noqa: SLF001
+_PERMISSIONS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
+
+
+Client = TypeVar("Client")
+
+
+def topic_name(settings: Settings, logical: str) -> str:
+    """A topic's name on the broker, from its name in `topics/`."""
+    return settings.kafka.topic_prefix + logical
+
+
+def group_name(settings: Settings, part: str) -> str:
+    """A part's consumer group on the broker."""
+    return settings.kafka.topic_prefix + part
+
+
+def producer(settings: Settings, **overrides: Any) -> Producer:
+    """A producer that loses, repeats and reorders nothing. Overrides are librdkafka's options. UserError if an option is wrong."""
+    return _client(settings, Producer, _PRODUCER | overrides)
+
+
+def consumer(settings: Settings, group: str | None = None, **overrides: Any) -> Consumer:
+    """A consumer of committed records that commits nothing by itself; `group` None is for `assign()` without a group."""
+    name = group_name(settings, group) if group else settings.kafka.topic_prefix + "no-group"
+    return _client(settings, Consumer, {"group.id": name} | _CONSUMER | overrides)
+
+
+def admin(settings: Settings, **overrides: Any) -> AdminClient:
+    return _client(settings, AdminClient, overrides)
+
+
+def reach(settings: Settings, timeout_s: float = 10.0) -> Any:
+    """The broker's ClusterMetadata. UserError if it does not answer in time or does not let us in."""
+    errors: list[KafkaError] = []
+    client = admin(settings, error_cb=errors.append)
+    try:
+        return client.list_topics(timeout=timeout_s)
+    except KafkaException as exception:
+        client.poll(0)  # delivers what went wrong with the connections
+        refused = [error for error in errors if error.code() in _CREDENTIALS]
+        raise user_error(settings, (refused or [*errors, exception.args[0]])[0]) from None
+
+
+def user_error(settings: Settings, error: KafkaError) -> UserError:
+    """What a user can do about an error of the broker or of the way to it."""
+    servers = settings.kafka.bootstrap_servers
+    code = error.code()
+    if code in _CREDENTIALS:
+        user = settings.kafka.options.get("sasl.username", "")
+        return UserError(
+            f"kafka.options: the broker at {servers} refused our credentials (sasl.username is {user!r}): {error.str()}. "
+            f"Correct sasl.mechanism, sasl.username and sasl.password, or PIPELINE_KAFKA__OPTIONS."
+        )
+    if code in _PERMISSIONS:
+        return UserError(
+            f"kafka.bootstrap_servers is {servers!r}: the broker does not allow it: {error.str()}. "
+            f"Grant our user the right, or set kafka.topic_prefix."
+        )
+    if code == KafkaError._SSL:  # noqa: SLF001
+        return UserError(f"kafka.options: no TLS connection to {servers}: {error.str()}. Correct security.protocol and ssl.* there.")
+    return UserError(
+        f"kafka.bootstrap_servers is {servers!r}: no broker answers there ({error.str()}). "
+        f"Start Kafka (`make up` starts the embedded one), or set PIPELINE_KAFKA__BOOTSTRAP_SERVERS."
+    )
+
+
+def _client(settings: Settings, make: Callable[[dict[str, Any]], Client], options: dict[str, Any]) -> Client:
+    """Ours win over the defaults, the user's over ours."""
+    quiet = {} if settings.log.level == "debug" else {"log_level": 2}  # we say ourselves that a broker is away
+    configured = {"bootstrap.servers": settings.kafka.bootstrap_servers, **quiet, **options, **settings.kafka.options}
+    try:
+        return make(configured)
+    except KafkaException as exception:
+        raise UserError(f"kafka.options: {exception.args[0].str()}. Correct it, or PIPELINE_KAFKA__OPTIONS.") from None

@@ -1,0 +1,53 @@
+"""Records that were read and not yet written, and when it is time to write them."""
+
+from collections.abc import Iterable
+
+from confluent_kafka import Message
+
+FLUSH_ROWS = 50_000
+FLUSH_BYTES = 64 << 20
+FLUSH_S = 0.25
+"""A flush is due when one of these is reached; the time counts from the first record."""
+
+Place = tuple[str, int]
+"""Topic as Kafka knows it, and partition."""
+
+
+class Pending:
+    """Records by topic as Kafka knows it, each topic in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.messages: dict[str, list[Message]] = {}
+        self.rows = 0
+        self.bytes = 0
+        self.since = 0.0
+
+    def add(self, messages: Iterable[Message], now: float) -> None:
+        """`now` in seconds of any clock, the same that `is_due` is asked with."""
+        for message in messages:
+            self.messages.setdefault(str(message.topic()), []).append(message)
+            self.bytes += len(message)
+            self.rows += 1
+        if self.rows and not self.since:
+            self.since = now
+
+    def drop(self, places: set[Place]) -> None:
+        """Forgets what is somebody else's to write."""
+        kept = [m for messages in self.messages.values() for m in messages if (m.topic(), m.partition()) not in places]
+        since = self.since
+        self.clear()
+        self.add(kept, since)
+
+    def ends(self) -> dict[Place, int]:
+        """The offset after the last record of each partition."""
+        last = {(topic, m.partition() or 0): m.offset() or 0 for topic, messages in self.messages.items() for m in messages}
+        return {place: offset + 1 for place, offset in last.items()}
+
+    def is_full(self) -> bool:
+        return self.rows >= FLUSH_ROWS or self.bytes >= FLUSH_BYTES
+
+    def is_due(self, now: float) -> bool:
+        return self.rows > 0 and (self.is_full() or now - self.since >= FLUSH_S)

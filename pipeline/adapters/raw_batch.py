@@ -1,0 +1,143 @@
+"""A batch of raw records as events in columns (spec: events.md, "Refused records").
+
+There are three ways, the fast one first, and all give the same:
+1. records that are whole and in normal form are events as they stand: columns, checked as columns;
+2. records that are whole but not in normal form: columns, then `parse_avro`;
+3. all others (damaged, or with form fields), and those of schemas that are not ours: one at a time, then `parse_avro`.
+A record that cannot become an event is refused; its neighbours do not notice.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from pipeline.adapters.avro_reader import HEADER_BYTES, MAX_BYTES, SchemaReader, UnreadableError
+from pipeline.adapters.contracts import load_schemas, load_topics
+from pipeline.adapters.normal_form import in_normal_form
+from pipeline.core.events import TYPES, Event
+from pipeline.core.outcomes import Reason, Refused
+from pipeline.core.parsing import parse_avro
+
+_TOO_LARGE = Refused(Reason.TOO_LARGE, f"the value: expected at most {MAX_BYTES} bytes")
+_NO_VALUE = Refused(Reason.MALFORMED_AVRO, "the value: expected Avro, not null")
+
+
+@dataclass(frozen=True, slots=True)
+class EventColumns:
+    """Events of one type: their positions in the batch, and every field of the type as a list, in its order (absent is None)."""
+
+    type: str
+    rows: list[int]
+    columns: dict[str, list[Any]]
+
+    def events(self) -> list[Event]:
+        return list(map(TYPES[self.type], *self.columns.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a batch holds: each position is in exactly one of `batches`, or in `refused`. A type may have several batches."""
+
+    batches: list[EventColumns] = field(default_factory=list)
+    refused: list[tuple[int, Refused]] = field(default_factory=list)
+
+
+def decode_events(values: Sequence[bytes | None], reader: Callable[[bytes], SchemaReader | Refused], topic: str | None = None) -> Decoded:
+    """The events of a batch. `reader` knows the schema by the first bytes; records of types that are not `topic`'s are refused."""
+    decoded = Decoded()
+    parsed: dict[str, list[tuple[int, Event]]] = {}
+    present = _present(values, decoded.refused)
+    for header, rows in by_header(values, present).items():
+        schema = reader(header)
+        refusal = schema if isinstance(schema, Refused) else _misplaced(schema.record, topic)
+        if refusal is not None:
+            decoded.refused.extend((row, refusal) for row in rows)
+            continue
+        assert isinstance(schema, SchemaReader)
+        theirs = values if len(rows) == len(values) else [values[row] for row in rows]
+        for row, outcome in _outcomes(schema, rows, theirs, decoded.batches):  # type: ignore[arg-type]  # no nulls among them
+            if isinstance(outcome, Refused):
+                decoded.refused.append((row, outcome))
+            else:
+                parsed.setdefault(outcome.type, []).append((row, outcome))
+    decoded.batches.extend(_from_events(type_name, events) for type_name, events in parsed.items())
+    decoded.refused.sort(key=lambda entry: entry[0])
+    return decoded
+
+
+def by_header(values: Sequence[bytes | None], rows: Sequence[int]) -> dict[bytes, Sequence[int]]:
+    """Positions of the values by the framing that they begin with; mostly there is one."""
+    headers = [value[:HEADER_BYTES] for value in values if value is not None] if len(rows) == len(values) else []
+    if len(set(headers)) == 1:
+        return {headers[0]: rows}
+    groups: dict[bytes, Sequence[int]] = {}
+    for row in rows:
+        groups.setdefault(values[row][:HEADER_BYTES], []).append(row)  # type: ignore[index, attr-defined]  # lists of rows with values
+    return groups
+
+
+def _present(values: Sequence[bytes | None], refused: list[tuple[int, Refused]]) -> Sequence[int]:
+    """Positions of the values that are there and not too large."""
+    if None not in values and max(map(len, values), default=0) <= MAX_BYTES:  # type: ignore[arg-type]
+        return range(len(values))
+    present = []
+    for row, value in enumerate(values):
+        if value is not None and len(value) <= MAX_BYTES:
+            present.append(row)
+        else:
+            refused.append((row, _NO_VALUE if value is None else _TOO_LARGE))
+    return present
+
+
+def _misplaced(record: str, topic: str | None) -> Refused | None:
+    expected = TYPES.keys() if topic is None else load_topics()[topic].schemas
+    if record in TYPES and record in expected:
+        return None
+    return Refused(Reason.UNKNOWN_TYPE, f"the schema is of the record {record}: expected one of {', '.join(expected)}")
+
+
+def _outcomes(
+    schema: SchemaReader, rows: Sequence[int], values: Sequence[bytes], batches: list[EventColumns]
+) -> Iterable[tuple[int, Event | Refused]]:
+    """Adds what is in normal form to `batches`, and gives what became of the others."""
+    whole, frame, rest = schema.read(values)
+    if whole:
+        frame = frame.select(_today(schema.record, frame))
+        normal = in_normal_form(schema.record, frame)
+        if normal.all():
+            taken = [rows[at] for at in whole] if rest else list(rows)
+            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame)))
+        else:
+            taken = [rows[at] for at in compress(whole, normal)]
+            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame.filter(normal))))
+            odd = frame.filter(~normal).iter_rows(named=True)
+            for at, record in zip(compress(whole, ~normal), odd, strict=True):
+                yield rows[at], parse_avro(schema.record, record)
+    for at in rest:
+        try:
+            yield rows[at], parse_avro(schema.record, schema.read_one(values[at]))
+        except UnreadableError as error:
+            yield rows[at], Refused(Reason.MALFORMED_AVRO, f"the value: {error}")
+
+
+def _today(record: str, frame: pl.DataFrame) -> list[pl.Expr]:
+    """The columns of today's schema: what an older one lacks has its default."""
+    fields = load_schemas()[record][-1].json["fields"]
+    return [pl.col(f["name"]) if f["name"] in frame.columns else pl.lit(f["default"]).alias(f["name"]) for f in fields]
+
+
+def _as_lists(type_name: str, frame: pl.DataFrame) -> dict[str, list[Any]]:
+    absent = [None] * frame.height
+    names = TYPES[type_name].__struct_fields__
+    known = {name for name in frame.columns if frame[name].null_count() < frame.height}
+    return {name: frame[name].to_list() if name in known else absent for name in names}
+
+
+def _from_events(type_name: str, events: Sequence[tuple[int, Event]]) -> EventColumns:
+    rows, objects = zip(*events, strict=True)
+    columns = zip(*map(msgspec.structs.astuple, objects), strict=True)
+    return EventColumns(type_name, list(rows), dict(zip(TYPES[type_name].__struct_fields__, map(list, columns), strict=True)))

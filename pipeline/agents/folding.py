@@ -1,0 +1,141 @@
+"""Stateful parts: events of a partition are folded into state, which lives in memory and in a changelog.
+
+A batch is applied in one transaction (adapters/changelog.py): state, outputs and the offsets applied. So whatever ends in the
+middle, what is redelivered is either masked by the offsets applied or was never there.
+
+| what happens | what we do |
+|---|---|
+| first batch of a partition | open it: fence whoever had it, read its state back |
+| the batch was applied before | skip it, ack it |
+| Kafka is away | wait inside the commit; nothing is acked |
+| the transaction was aborted | open again, do the batch again |
+| fenced, and the partition came (back) to us in a later rebalance than the one we opened it in | open again, do the batch again |
+| fenced otherwise | we were taken for dead: forget the state, do not ack; the next rebalance says whose it is |
+| the partition moves elsewhere | forget the state |
+| an exception of ours | it leaves `settle`, and the process ends |
+"""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from pipeline.adapters.batching import Batch
+from pipeline.adapters.changelog import Changelog, FencedError, Output, RetryError
+from pipeline.agents.decoding import Arrival, Decode, arrivals
+from pipeline.agents.health import Health
+from pipeline.logs import logger
+from pipeline.settings import Settings
+
+_RETRY_PAUSE_S = 1.0
+
+log = logger("fold")
+
+
+class Effects(NamedTuple):
+    """What follows from a batch: derived records, the new values of changed keys (None: gone), and how many events came too late."""
+
+    outputs: list[Output]
+    changes: dict[bytes, bytes | None]
+    late: int = 0
+
+
+class StatefulPart(Protocol):
+    """The state of one partition, and what events do to it. An exception that is no UserError is a bug; both end the process."""
+
+    def restore(self, items: Mapping[bytes, bytes]) -> None:
+        """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
+
+    def apply(self, arrivals: Sequence[Arrival], /) -> Effects:
+        """Folds events in, in the order of their offsets, each with its record's key. A record that was applied never comes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A stateful part: `part()` makes the state of one partition; changelog `<app>-<table>-changelog`. Sources are logical topics."""
+
+    sources: tuple[str, ...]
+    table: str
+    part: Callable[[], StatefulPart]
+
+
+@dataclass(slots=True)
+class _Held:
+    """A partition that we have opened."""
+
+    changelog: Changelog
+    part: StatefulPart
+    applied: dict[str, int]
+    generation: int
+
+
+class Folding:
+    """The partitions of one stateful part in one process. All calls come from one thread."""
+
+    def __init__(self, settings: Settings, app: str, fold: Fold, decode: Decode, health: Health) -> None:
+        self._settings = settings
+        self._app = app
+        self._fold = fold
+        self._decode = decode
+        self._health = health
+        self._held: dict[int, _Held] = {}
+        self._lost: dict[int, int] = {}
+        """Partitions that we were fenced from, with the generation in which we were."""
+
+    def settle(self, batch: Batch) -> bool:
+        """Applies the batch for good: True. False if the partition is not ours any more, and nothing was done."""
+        while self._lost.get(batch.partition) != batch.generation:
+            try:
+                held = self._held.get(batch.partition) or self._open(batch)
+                self._apply(held, batch)
+                return True
+            except RetryError as error:
+                self._drop(batch.partition)
+                log.warning("doing a batch again", app=self._app, partition=batch.partition, error=str(error))
+                time.sleep(_RETRY_PAUSE_S)
+            except FencedError:
+                self._fenced(batch)
+        return False
+
+    def keep(self, partitions: AbstractSet[int]) -> None:
+        """Forgets all partitions but these: the others were given to somebody else."""
+        for partition in self._held.keys() - partitions:
+            self._drop(partition)
+
+    def _open(self, batch: Batch) -> _Held:
+        started = time.monotonic()
+        changelog = Changelog(self._settings, self._app, self._fold.table, batch.partition)
+        held = _Held(changelog, self._fold.part(), {}, batch.generation)
+        self._held[batch.partition] = held
+        held.applied, items = changelog.open()
+        held.part.restore(items)
+        log.info("opened", app=self._app, partition=batch.partition, items=len(items), seconds=round(time.monotonic() - started, 2))
+        return held
+
+    def _apply(self, held: _Held, batch: Batch) -> None:
+        known = bisect_right(batch.offsets, held.applied.get(batch.topic, -1))
+        self._health.replayed += known
+        new = arrivals(self._decode, batch.keys[known:], batch.values[known:])
+        if new:
+            effects = held.part.apply(new)
+            applied = {**held.applied, batch.topic: batch.offsets[-1]}
+            held.changelog.commit(effects.outputs, effects.changes, applied)
+            held.applied = applied
+            self._health.late += effects.late
+        self._health.events += len(new)
+        self._health.refused += len(batch) - known - len(new)
+        self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
+
+    def _fenced(self, batch: Batch) -> None:
+        held = self._held[batch.partition]
+        self._drop(batch.partition)
+        if held.generation >= batch.generation:
+            self._lost[batch.partition] = batch.generation
+        generations = {"opened_in": held.generation, "now": batch.generation}
+        log.warning("somebody else opened our partition", app=self._app, partition=batch.partition, **generations)
+
+    def _drop(self, partition: int) -> None:
+        self._held.pop(partition).changelog.close()
+        self._health.dropped(partition)

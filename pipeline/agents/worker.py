@@ -1,0 +1,114 @@
+"""Runs a part in this process until SIGTERM or SIGINT: `run_worker(part)` gives the exit code.
+
+0 after a signal: the batch in hand is finished and committed, the group left, within `DRAIN_S`. 1 when the part cannot go on:
+a supervisor starts it again. Before it starts it waits for Kafka, and checks the topics.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.adapters import kafka
+from pipeline.agents.harness import Part
+from pipeline.errors import UserError
+from pipeline.logs import logger
+
+DRAIN_S = 8.0
+"""How long a stop may take; what is unfinished then is not acked, and done by the next worker."""
+_PATIENCE_S = 5.0
+_LOCKED_OUT = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}  # noqa: SLF001
+
+log = logger("worker")
+
+
+def run_worker(part: Part) -> int:
+    """Blocks. UserError if the topics are not as the part needs them."""
+    wait_for_topics(part)
+    return asyncio.run(_run(part))
+
+
+def wait_for_topics(part: Part) -> None:
+    """Returns when Kafka answers and has the part's topics, those that are read together with equal numbers of partitions."""
+    topics: dict[str, int] = {}
+    while not topics:
+        topics = _topics(part)
+    for group in (*part.copartitioned, *((target,) for target in part.targets)):
+        _check({name: topics.get(kafka.topic_name(part.settings, name), 0) for name in group})
+
+
+def _topics(part: Part) -> dict[str, int]:
+    """The broker's topics and their numbers of partitions; none if it does not answer. UserError if it does not let us in."""
+    errors: list[KafkaError] = []
+    admin = kafka.admin(part.settings, error_cb=errors.append)
+    try:
+        found = admin.list_topics(timeout=_PATIENCE_S).topics
+    except KafkaException as exception:
+        admin.poll(0)
+        for error in errors:
+            if error.code() in _LOCKED_OUT:
+                raise kafka.user_error(part.settings, error) from None
+        log.warning("waiting for Kafka", at=part.settings.kafka.bootstrap_servers, error=exception.args[0].str())
+        return {}
+    return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def _check(partitions: dict[str, int]) -> None:
+    missing = [name for name, count in partitions.items() if count == 0]
+    if missing:
+        raise UserError(f"Topics are missing in Kafka: {', '.join(missing)}. Make them with `python -m pipeline topics`.")
+    if len(set(partitions.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in partitions.items())
+        raise UserError(f"Topics that are read together need the same number of partitions: {counts}.")
+
+
+async def _run(part: Part) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = part.app
+    app.in_worker = True
+    reporting = asyncio.create_task(part.report())
+    starting = asyncio.create_task(app.start())
+    stopping = asyncio.create_task(stop.wait())
+    crashing = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait([starting, stopping, crashing], return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and starting.exception() is None:
+        log.info("ready", app=part.name)
+        await asyncio.wait([stopping, crashing], return_when=asyncio.FIRST_COMPLETED)
+    return await _end(part, [reporting, starting, stopping, crashing], asked=stop.is_set())
+
+
+async def _end(part: Part, tasks: list[asyncio.Task[Any]], *, asked: bool) -> int:
+    reason = part.app.crash_reason or (tasks[1].exception() if tasks[1].done() else None)
+    if not asked:
+        log.critical("the worker cannot go on", app=part.name, exc_info=reason)
+    code = 0 if asked else 1
+    _leave_at_last(code)
+    await part.app.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=1)
+    part.health_file.write()
+    if asked:
+        part.health_file.remove()
+    log.info("stopped", app=part.name)
+    return code
+
+
+def _leave_at_last(code: int) -> None:
+    """Ends the process after `DRAIN_S` whatever hangs: nothing is acked that is not done."""
+
+    def leave() -> None:
+        log.warning("stopped with a batch unfinished: it will be done again")
+        logging.shutdown()
+        os._exit(code)
+
+    timer = threading.Timer(DRAIN_S, leave)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,233 @@
+# ruff: noqa: FBT002 - switches are options of the command line
+"""The commands (spec: timeline.md, "Commands"). Each is a few lines: read the arguments, call one function, print.
+
+`--help` and `resolve` start at once, since every command imports only what it needs. Exit codes: 0 success,
+1 failure, 2 wrong usage. Data goes to stdout, everything else to stderr.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The Kafka topics of topics/*.yaml.")
+app.add_typer(topics_app, name="topics")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
+InputFile = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.jsonl", help="Events, one JSON object a line.")
+]
+
+
+class Role(StrEnum):
+    """The parts of `pipeline.app`, which takes a moment to import."""
+
+    SESSIONIZE = "sessionize"
+    IDENTIFY = "identify"
+    RECORD = "record"
+
+
+@app.callback()
+def options(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE.toml", help="Settings file; otherwise PIPELINE_CONFIG, or pipeline.toml if there is one."),
+    ] = None,
+) -> None:
+    """Raw visitor events in, contact timelines out: Kafka, Faust, ClickHouse.
+
+    Settings: see `config`.
+    """
+    if config is not None:
+        os.environ["PIPELINE_CONFIG"] = str(config)
+
+
+@app.command()
+def resolve(
+    file: InputFile,
+    policy: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Policy file; otherwise the defaults.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides one policy: identity.rebind=move_all.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: it always does.")] = True,  # noqa: ARG001 - as all have it
+) -> None:
+    """Compute contacts, links, sessions and event owners of a file: no Kafka, no ClickHouse."""
+    from pipeline.policy_file import load_policy
+    from pipeline.resolve import resolve_file
+
+    sys.stdout.buffer.write(resolve_file(file, load_policy(policy, set_ or (), setting="--policy")))
+
+
+@app.command()
+def publish(file: InputFile, json: Json = False) -> None:
+    """Check the events of a file and publish them to the raw topics; refused lines go to the dead letters."""
+    from pipeline import output
+    from pipeline.publish import publish as publish_file
+
+    settings = _settings()
+    with output.publishing() as progress:
+        counts = publish_file(settings, file, progress)
+    output.counts(counts.published, counts.refused, as_json=json)
+
+
+@app.command()
+def worker(
+    role: Annotated[Role, typer.Argument(help="Which part to run.")],
+    instance: Annotated[str | None, typer.Option(help="Name among the processes of this role: 0, 1, 2 ... (worker.instance).")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process, our parent, ends.")] = None,
+) -> None:
+    """Run one part of the pipeline until it is stopped."""
+    if parent is not None:
+        from pipeline.supervise import die_with
+
+        die_with(parent)
+    from pipeline.app import run_part
+
+    raise typer.Exit(run_part(_settings(instance), role) or 0)
+
+
+@app.command()
+def run(
+    workers: Annotated[int, typer.Option(min=1, help="Processes of each part.")] = 1,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run every part on this machine, with the embedded servers if no others are set; Ctrl-C stops all."""
+    if parent is not None:
+        from pipeline.supervise import die_with
+
+        die_with(parent)
+    from pipeline import one_machine
+
+    raise typer.Exit(one_machine.run(_settings(), workers))
+
+
+@app.command()
+def timeline(
+    portal: Annotated[int, typer.Option(min=1, help="Portal id.")],
+    email: Annotated[str | None, typer.Option(help="Address of the contact, present or former.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Contact id.")] = None,
+    utk: Annotated[str | None, typer.Option(help="Visitor cookie.")] = None,
+    json: Json = False,
+) -> None:
+    """Print a contact's timeline: what, when, in which session, and why it is this contact's."""
+    if sum(given is not None for given in (email, contact, utk)) != 1:
+        raise UsageError("name one of --email, --contact and --utk")
+    from pipeline import output, timelines
+
+    output.timeline(timelines.timeline(_settings(), portal, email=email, contact=contact, utk=utk), json)
+
+
+@app.command()
+def status(
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Wait until everything published before now is in ClickHouse; exit code 1 if it takes longer."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print how far each part is behind, its last commit, and what was refused."""
+    from pipeline import catching_up, output
+    from pipeline import status as reading
+
+    settings = _settings()
+    behind = catching_up.wait(settings, wait) if wait is not None else None
+    output.status(reading.status(settings), as_json=json)
+    if behind:
+        raise UserError(f"not caught up after {wait:g} s: {behind}")
+
+
+@app.command()
+def config(json: Json = False) -> None:
+    """Print every setting in effect and where it comes from; secrets are masked."""
+    from pipeline import output
+    from pipeline.effective import effective
+
+    output.settings(effective(_settings()), as_json=json)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the ClickHouse tables and views up to date."""
+    from pipeline.adapters import clickhouse
+
+    clickhouse.migrate(_settings())
+
+
+@topics_app.command("create")
+def create_topics() -> None:
+    """Create the topics that are missing."""
+    from pipeline.adapters import topics
+
+    topics.create_topics(_settings())
+
+
+@topics_app.command("check")
+def check_topics() -> None:
+    """Compare the topics with topics/*.yaml; exit code 1 if one is missing or different."""
+    from pipeline.adapters import topics
+
+    topics.check_topics(_settings())
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, for a look around.")] = False,
+) -> None:
+    """Play a day of real traffic and a few visitors through the whole pipeline, on servers of its own."""
+    from infra.demo.play import play
+
+    play(keep=keep)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command (`sys.argv` by default) and returns its exit code."""
+    return guarded(app, "python -m pipeline", arguments)
+
+
+def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a typer application. What a user can mend is a message, not a traceback."""
+    try:
+        commands(args=None if arguments is None else list(arguments), prog_name=name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: a bug ends the process, with all there is to know
+        traceback.print_exception(error.with_traceback(_from_the_command_on(error.__traceback__)))
+        print("error: a bug in the pipeline; please report it with the lines above", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _from_the_command_on(trace: TracebackType | None) -> TracebackType | None:
+    """The frames below those of the command line's library, which are always the same."""
+    ours, at = trace, trace
+    while at is not None:
+        if at.tb_frame.f_globals.get("__name__", "").startswith("typer"):
+            ours = at.tb_next
+        at = at.tb_next
+    return ours
+
+
+def _settings(instance: str | None = None) -> "Settings":
+    from pipeline import logs
+    from pipeline import settings as reading
+
+    settings = reading.load(**({} if instance is None else {"worker": {"instance": instance}}))
+    logs.configure(settings.log)
+    return settings

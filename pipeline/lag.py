@@ -1,0 +1,184 @@
+"""How far each part has read each topic, from Kafka alone: committed offsets against ends.
+
+The end of a partition is no measure by itself: a transaction ends with a control record that no reader ever sees, and
+compaction leaves gaps. So where a part stands before the end, one look at the log tells whether a record is waiting there.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, but left out of __all__
+
+from pipeline.adapters import kafka
+from pipeline.adapters.contracts import load_topics
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+
+TIMEOUT_S = 10.0
+_GLIMPSE = {
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "fetch.message.max.bytes": 65536,
+    "queued.min.messages": 1,
+    "fetch.wait.max.ms": 10,
+}
+"""A consumer that fetches little: it reads one record of a partition, or none."""
+
+Place = tuple[str, int]
+"""Topic (its name in topics/*.yaml) and partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far one part has read one partition.
+
+    `next_offset` is the first record that waits, or the end if none does; `records` that wait at most (offsets, so control
+    records and gaps count); `waiting_since` the Kafka timestamp of the first; `committed_at` when the part committed last;
+    the last two in epoch ms, None if unknown.
+    """
+
+    part: str
+    topic: str
+    partition: int
+    next_offset: int
+    end: int
+    waiting_since: int | None
+    committed_at: int | None
+
+    @property
+    def records(self) -> int:
+        return max(self.end - self.next_offset, 0)
+
+    def seconds(self, now_ms: int) -> float:
+        """How long the first waiting record has been waiting; 0 if none is."""
+        return max(now_ms - self.waiting_since, 0) / 1000 if self.records and self.waiting_since is not None else 0.0
+
+
+class Readings:
+    """Asks Kafka on behalf of the parts, without joining their groups. Use as a context manager."""
+
+    def __init__(self, settings: Settings, parts: Iterable[str]) -> None:
+        """UserError if Kafka does not answer."""
+        kafka.reach(settings)
+        self._settings = settings
+        self._admin = kafka.admin(settings)
+        self._consumers = {part: kafka.consumer(settings, group=part, **_GLIMPSE) for part in parts}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for consumer in self._consumers.values():
+            consumer.close()
+
+    def ends(self, topics: Collection[str]) -> dict[Place, int]:
+        """The offset after the last record of every partition, transactions that are still open aside."""
+        return self._offsets(topics, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def processes(self, part: str) -> int:
+        """How many processes of the part are at work, on whatever machine."""
+        name = kafka.group_name(self._settings, part)
+        answer = self._admin.describe_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
+        try:
+            described = answer.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise _in_words(error, self._settings) from None
+        return len(described.members) if described.state == ConsumerGroupState.STABLE else 0
+
+    def read(self, part: str, topics: Collection[str]) -> list[Reading]:
+        """How far `part` has read `topics`."""
+        ends = self.ends(topics)
+        if not ends:
+            return []
+        begins: dict[Place, int] | None = None
+        consumer = self._consumers[part]
+        committed: dict[Place, tuple[int, int | None]] = {}
+        for place, answer in zip(ends, self._committed(consumer, ends), strict=True):
+            if answer.offset < 0:
+                begins = begins if begins is not None else self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+                committed[place] = begins[place], None
+            else:
+                committed[place] = answer.offset, _moment(answer.metadata)
+        waiting = self._glimpse(consumer, {place: offset for place, (offset, _) in committed.items() if offset < ends[place]})
+        return [
+            Reading(part, topic, partition, *self._first(waiting.get((topic, partition)), end), committed_at=committed[topic, partition][1])
+            for (topic, partition), end in ends.items()
+        ]
+
+    @staticmethod
+    def _first(waiting: tuple[int, int] | None, end: int) -> tuple[int, int, int | None]:
+        return (end, end, None) if waiting is None else (waiting[0], end, waiting[1])
+
+    def _offsets(self, topics: Collection[str], which: Any) -> dict[Place, int]:
+        named = {kafka.topic_name(self._settings, topic): topic for topic in topics}
+        contracts = load_topics()
+        asked = {TopicPartition(name, number): which for name, topic in named.items() for number in range(contracts[topic].partitions)}
+        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT_S)
+        try:
+            return {(named[place.topic], place.partition): answer.result().offset for place, answer in answers.items()}
+        except KafkaException as error:
+            raise _in_words(error, self._settings) from None
+
+    def _committed(self, consumer: Consumer, places: Iterable[Place]) -> list[TopicPartition]:
+        try:
+            answers: list[TopicPartition] = consumer.committed(self._named(dict.fromkeys(places, 0)), timeout=TIMEOUT_S)
+        except KafkaException as error:
+            raise _in_words(error, self._settings) from None
+        return answers
+
+    def _glimpse(self, consumer: Consumer, offsets: Mapping[Place, int]) -> dict[Place, tuple[int, int]]:
+        """Offset and Kafka timestamp of the first record at or after each offset; a place without one is left out."""
+        if not offsets:
+            return {}
+        named = self._named(offsets)
+        logical = {(name.topic, name.partition): place for name, place in zip(named, offsets, strict=True)}
+        found: dict[Place, tuple[int, int]] = {}
+        open_places, deadline = set(logical), time.monotonic() + TIMEOUT_S
+        consumer.assign(named)
+        while open_places:
+            if time.monotonic() > deadline:
+                raise kafka.user_error(self._settings, KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - its public name
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                raise _in_words(KafkaException(error), self._settings)
+            place = str(message.topic()), int(message.partition() or 0)
+            if place in open_places:
+                open_places.discard(place)
+                if error is None:
+                    found[logical[place]] = int(message.offset() or 0), message.timestamp()[1]
+        consumer.unassign()
+        return found
+
+    def _named(self, offsets: Mapping[Place, int]) -> list[TopicPartition]:
+        return [
+            TopicPartition(kafka.topic_name(self._settings, topic), partition, offset) for (topic, partition), offset in offsets.items()
+        ]
+
+
+def consumed(part: str) -> list[str]:
+    """The topics that a part reads as a consumer group, from the contracts; its own changelog it only restores."""
+    return [topic.name for topic in load_topics().values() if part in topic.consumers and not topic.name.endswith("-changelog")]
+
+
+def _moment(metadata: str | None) -> int | None:
+    """Our parts write the time of a commit, in epoch ms, into its metadata."""
+    return int(metadata) if metadata and metadata.isdigit() else None
+
+
+def _in_words(error: KafkaException, settings: Settings) -> UserError:
+    reason: KafkaError = error.args[0]
+    if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return UserError(
+            "the topics do not exist yet: make them with `python -m pipeline topics create`, or start `python -m pipeline run`"
+        )
+    return kafka.user_error(settings, reason)

@@ -1,0 +1,277 @@
+"""`record`: whatever is in the topics becomes rows of ClickHouse. A plain consumer, large inserts, no state but the group's offsets.
+
+    raw topics      ->  decoded  ->  event rows, one INSERT per type
+                    ->  refused  ->  dead-letters
+    derived topics  ->  session, contact, link and owner rows
+    dead-letters    ->  failed rows
+    then, for the events that arrived: those with several copies are merged (adapters/event_copies.py)
+
+The order of every flush: insert, dead letters flushed, copies settled, and only then commit. Rows are idempotent, so whatever is done
+twice (a crash before the commit, partitions that move) changes nothing. ClickHouse away: wait and say so, and stay in the group.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterable
+
+from clickhouse_driver import Client
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from pipeline.adapters import clickhouse, dead_letters, derived_rows, event_copies, event_rows, failed_rows, kafka, topics
+from pipeline.adapters.avro import Registry
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.adapters.patience import Complaints, PatientClickHouse, PatientProducer, StoppedError, until_there
+from pipeline.adapters.pending import Pending, Place
+from pipeline.agents.health import HealthFile
+from pipeline.core.outcomes import Reason, Refused
+from pipeline.errors import UserError
+from pipeline.logs import logger
+from pipeline.settings import Settings
+
+PART = "record"
+TOPICS = (*RAW_TOPICS.values(), *derived_rows.TABLES, dead_letters.TOPIC)
+
+CHECK_EVENTS = 50_000
+CHECK_SHARE = 40
+"""Under load copies are looked for once per so many events or, if that is more, this share of all: a look may have to read all ids."""
+REFUSED_IN_A_ROW = 10_000
+"""So many unreadable records without a readable one between them mean that it is we who cannot read."""
+
+_CONSUME = 10_000
+_CONSUME_S = 0.05
+_HEALTH_EVERY_S = 1.0
+_UNREADABLE = frozenset({Reason.MALFORMED_AVRO, Reason.UNKNOWN_SCHEMA})
+_NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+_CONSUMER = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    "session.timeout.ms": 12_000,
+    "heartbeat.interval.ms": 3_000,
+    "queued.max.messages.kbytes": 65_536,
+}
+
+log = logger(PART)
+
+
+def run(settings: Settings) -> int:
+    """Records until SIGTERM or SIGINT, then finishes what it has; the exit code.
+
+    UserError if something outside must change; any other exception is a bug of ours.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        recorder(settings, stop).run()
+    except StoppedError:
+        log.warning("stopped before ClickHouse or Kafka came back: what was not committed will be recorded again")
+    log.info("stopped")
+    return 0
+
+
+def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
+    """A recorder whose neighbours are there: waits for Kafka and ClickHouse, checks the topics, and brings the tables up to date."""
+    complaints = Complaints(log)
+    until_there(lambda: kafka.reach(settings, 5.0), UserError, stop, complaints)
+    until_there(lambda: clickhouse.migrate(settings), clickhouse.AwayError, stop, complaints)
+    topics.check_topics(settings)
+    return Recorder(settings, Registry(settings), stop)
+
+
+class Recorder:
+    """One member of the group."""
+
+    def __init__(self, settings: Settings, registry: Registry, stop: threading.Event) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._stop = stop
+        self._complaints = Complaints(log)
+        instance = settings.worker.instance
+        static = {"group.instance.id": f"{PART}-{instance}"} if instance else {}  # restarted, it has its partitions back at once
+        self._consumer: Consumer = kafka.consumer(settings, PART, **_CONSUMER, **static)
+        self._producer = PatientProducer(settings, self._pause, self._complaints)
+        self._clickhouse = PatientClickHouse(settings, self._pause, self._complaints)
+        self._logical = {kafka.topic_name(settings, topic): topic for topic in TOPICS}
+        self._pending = Pending()
+        self._written: dict[Place, int] = {}
+        """Offsets to commit once copies are settled."""
+        self._check = _check_number()
+        self._unchecked = 0
+        """Events written under that number."""
+        self._unreadable_in_a_row = 0
+        self.health_file = HealthFile(settings, PART)
+        self._health_at = 0.0
+
+    def run(self) -> None:
+        """Until `stop`. StoppedError if a neighbour is away then."""
+        self._consumer.subscribe(list(self._logical), on_revoke=self._on_lost, on_lost=self._on_lost)
+        log.info("ready")
+        try:
+            while not self._stop.is_set():
+                self._read(_CONSUME, _CONSUME_S)
+                self._write_if_due()
+            self._write()
+            self._settle()
+            self._commit()
+        finally:
+            self._consumer.close()
+            self._clickhouse.disconnect()
+            self.health_file.write()
+        self.health_file.remove()
+
+    # Reading
+
+    def _read(self, most: int, seconds: float) -> None:
+        messages = self._consumer.consume(most, seconds)
+        errors = [error for message in messages if (error := message.error()) is not None]
+        for error in errors:
+            self._on_error(error)
+        self._pending.add([message for message in messages if message.error() is None] if errors else messages, time.monotonic())
+        self._report_health()
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
+        if error.fatal() or error.code() in _NOT_ALLOWED:
+            raise kafka.user_error(self._settings, error)
+        self._complaints.say("waiting for Kafka", error=error.str())
+
+    def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Partitions are somebody else's now, who begins where we committed."""
+        places = {(partition.topic, partition.partition) for partition in partitions}
+        self._pending.drop(places)
+        self._written = {place: offset for place, offset in self._written.items() if place not in places}
+
+    def _pause(self, seconds: float) -> None:
+        """Lets time pass without leaving the group; a few records may come meanwhile."""
+        until = time.monotonic() + seconds
+        while True:
+            if self._stop.is_set():
+                raise StoppedError
+            self._read(1, 0.1)
+            if time.monotonic() >= until:
+                return
+
+    # Writing
+
+    def _write_if_due(self) -> None:
+        if self._pending.is_due(time.monotonic()):
+            under_load = self._pending.is_full()
+            self._write()
+            if under_load and self._may_check_later():
+                return
+        elif self._pending.rows or not self._written:
+            return
+        self._settle()
+        self._commit()
+
+    def _write(self) -> None:
+        """Pending records into their tables; refused ones among the dead letters."""
+        if not self._pending.rows:
+            return
+        events, refused = self._clickhouse.call(self._insert)
+        for message, refusal in refused:
+            self._bury(message, refusal)
+        self._producer.flush()
+        for (topic, partition), offset in self._pending.ends().items():
+            self._written[topic, partition] = offset
+        self._pending.clear()
+        self._unchecked += events
+        self.health_file.health.events += events
+        self.health_file.health.refused += len(refused)
+
+    def _insert(self, client: Client) -> tuple[int, list[tuple[Message, Refused]]]:
+        """Everything that is pending: how many events there were, and what was refused."""
+        events = 0
+        refused: list[tuple[Message, Refused]] = []
+        for name, messages in self._pending.messages.items():
+            topic = self._logical[name]
+            if topic in derived_rows.TABLES:
+                keys, values, offsets = zip(*((m.key(), m.value(), m.offset()) for m in messages), strict=True)
+                derived_rows.insert(client, topic, keys, values, offsets, self._registry.decode_many)
+            elif topic == dead_letters.TOPIC:
+                failed_rows.insert(client, [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages])  # type: ignore[arg-type]
+            else:
+                refusals = self._insert_events(client, topic, messages)
+                refused += refusals
+                events += len(messages) - len(refusals)
+        return events, refused
+
+    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> list[tuple[Message, Refused]]:
+        decoded = self._registry.decode_events([message.value() for message in messages], topic)
+        self._notice_unreadable(len(messages), [refusal for _, refusal in decoded.refused])
+        partitions = [message.partition() for message in messages]
+        offsets = [message.offset() for message in messages]
+        for batch in decoded.batches:
+            places = [partitions[at] for at in batch.rows], [offsets[at] for at in batch.rows]
+            event_rows.insert(client, event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
+        return [(messages[at], refusal) for at, refusal in decoded.refused]
+
+    def _notice_unreadable(self, records: int, refused: list[Refused]) -> None:
+        unreadable = sum(refusal.reason in _UNREADABLE for refusal in refused)
+        self._unreadable_in_a_row = self._unreadable_in_a_row + unreadable if unreadable == records else 0
+        if self._unreadable_in_a_row >= REFUSED_IN_A_ROW:
+            raise UserError(
+                f"the last {self._unreadable_in_a_row} records could not be read ({refused[-1].detail}). Is schema_registry.url the "
+                f"registry that their producers use? Nothing was thrown away; start again when it is."
+            )
+
+    def _bury(self, message: Message, refusal: Refused) -> None:
+        """Among the dead letters, byte for byte."""
+        headers = dead_letters.headers(
+            refusal,
+            PART,
+            topic=self._logical[str(message.topic())],
+            partition=message.partition() or 0,
+            offset=message.offset() or 0,
+            timestamp=message.timestamp()[1],
+            original=message.headers() or (),  # type: ignore[arg-type]
+        )
+        self._producer.produce(dead_letters.TOPIC, message.key(), message.value(), headers)
+
+    # Settling copies, committing
+
+    def _may_check_later(self) -> bool:
+        if self._unchecked < CHECK_EVENTS:
+            return True
+        ((known,),) = self._clickhouse.call(lambda client: client.execute("SELECT count() FROM event_copies"))
+        return self._unchecked < int(known) // CHECK_SHARE
+
+    def _settle(self) -> None:
+        """One row for each event that was written, whatever copies it has."""
+        if self._unchecked:
+            encode = self._registry.encode_event
+            self._clickhouse.call(lambda client: event_copies.settle(client, self._check, encode, self._publish))
+            self._check = _check_number()
+            self._unchecked = 0
+
+    def _publish(self, records: Iterable[event_copies.Published]) -> None:
+        for record in records:
+            self._producer.produce(*record)
+        self._producer.flush()
+
+    def _commit(self) -> None:
+        """What fails to be committed is committed with the next flush, or recorded again by whoever has the partition then."""
+        if not self._written:
+            return
+        moment = str(time.time_ns() // 1_000_000)
+        offsets = [TopicPartition(topic, partition, offset, moment) for (topic, partition), offset in self._written.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as exception:
+            self._complaints.say("offsets not committed, trying again", error=exception.args[0].str())
+            return
+        for (topic, partition), offset in self._written.items():
+            self.health_file.health.committed(partition, self._logical[topic], offset - 1)
+        self._written = {}
+
+    def _report_health(self) -> None:
+        now = time.monotonic()
+        if now - self._health_at >= _HEALTH_EVERY_S:
+            self._health_at = now
+            self.health_file.write()
+
+
+def _check_number() -> int:
+    """Names the arrivals between two looks for copies; only has to differ from those of other processes of the day."""
+    return time.time_ns() // 1000 << 10 | threading.get_native_id() % 1024

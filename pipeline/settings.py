@@ -1,0 +1,193 @@
+"""Settings: where the servers are and how the workers behave. What events mean is the policy's (core/policy.py).
+
+Sources, the first that names a setting wins: arguments of `Settings(...)`, environment variables
+(`PIPELINE_KAFKA__BOOTSTRAP_SERVERS` is `kafka.bootstrap_servers`), a TOML file (`pipeline.toml`, or the one that
+`PIPELINE_CONFIG` names), the embedded servers that run in `data_dir`, the defaults below.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from pipeline import settings_sources
+from pipeline.core import policy
+from pipeline.errors import UsageError
+
+
+def _milliseconds(duration: Any) -> Any:
+    if not isinstance(duration, str):
+        return duration
+    return int(duration) if duration.isascii() and duration.isdigit() else int(policy.Duration.parse(duration))
+
+
+Duration = Annotated[int, BeforeValidator(_milliseconds)]
+"""Milliseconds; written as in the policy file ("7d"), or as an integer."""
+
+
+def _dotted(options: Any) -> Any:
+    """Option names as librdkafka writes them: an environment variable can only say SASL_PASSWORD for sasl.password."""
+    if not isinstance(options, dict):
+        return options
+    return {str(name).lower().replace("_", "."): str(value) for name, value in options.items()}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Section):
+    bootstrap_servers: Annotated[str, Field(min_length=1, description="Brokers to ask first: host:port, separated by commas.")] = (
+        "127.0.0.1:9092"
+    )
+    topic_prefix: Annotated[
+        str, Field(pattern=r"^[a-zA-Z0-9._-]*$", description="Put before the names of topics, consumer groups and transactions.")
+    ] = ""
+    replication_factor: Annotated[int, Field(ge=1, description="Copies of each partition, in topics that we create.")] = 1
+    options: Annotated[
+        dict[str, str],
+        BeforeValidator(_dotted),
+        Field(repr=False, description="Client options under librdkafka's names (security.protocol, sasl.*, ssl.*), passed through."),
+    ] = {}
+
+
+class ClickHouse(Section):
+    host: Annotated[str, Field(min_length=1, description="Server of the native protocol.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="Port of the native protocol.")] = 9000
+    database: Annotated[
+        str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Database of the tables and views; made if it is missing.")
+    ] = "timelines"
+    user: Annotated[str, Field(description="User of the pipeline, who makes tables and writes.")] = "default"
+    password: Annotated[SecretStr, Field(description="Password of that user.")] = SecretStr("")
+    secure: Annotated[bool, Field(description="Whether to speak TLS.")] = False
+    options: Annotated[
+        dict[str, str], Field(repr=False, description="Further arguments of clickhouse-driver (ca_certs, verify, alt_hosts).")
+    ] = {}
+    analyst_user: Annotated[str, Field(description="Read-only user for analysts.")] = "analyst"
+    analyst_password: Annotated[SecretStr, Field(description="Password of the analyst.")] = SecretStr("")
+
+
+class SchemaRegistry(Section):
+    url: Annotated[str | None, Field(description="Confluent-compatible registry; without it, ids follow from the files in schemas/.")] = (
+        None
+    )
+    user: Annotated[str, Field(description="User of the registry, if it asks for one.")] = ""
+    password: Annotated[SecretStr, Field(description="Password of that user.")] = SecretStr("")
+
+
+class Sessions(Section):
+    retention: Annotated[
+        Duration, Field(ge=1, description="Event time after a cookie's last activity for which live sessions stay exact.")
+    ] = 604_800_000
+    max_events_per_cookie: Annotated[
+        int, Field(ge=1, description="Events of one cookie that live sessions remember; one with more is a robot.")
+    ] = 100_000
+
+
+class Worker(Section):
+    batch_records: Annotated[int, Field(ge=1, description="Most records of one partition that are worked on at once.")] = 20_000
+    instance: Annotated[
+        str | None,
+        Field(description="Name of this process among its kind: restarted under it, it has its partitions back at once. `run` sets it."),
+    ] = None
+
+
+class Log(Section):
+    level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least severe messages to show.")] = "info"
+    format: Annotated[Literal["text", "json"], Field(description="Text for people, or one JSON object a line.")] = "text"
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Building one raises pydantic's ValidationError; `load` says the same in a user's words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=settings_sources.PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    kafka: Kafka = Kafka()
+    clickhouse: ClickHouse = ClickHouse()
+    schema_registry: SchemaRegistry = SchemaRegistry()
+    sessions: Sessions = Sessions()
+    worker: Worker = Worker()
+    log: Log = Log()
+    policy_file: Annotated[
+        Path | None, Field(description="TOML file of the policy (sessions.gap, identity.rebind ...); without it the defaults.")
+    ] = None
+    data_dir: Annotated[Path, Field(description="Where the embedded servers keep their data and say where they listen.")] = Path(".data")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not a source of ours
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nor this
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            settings_sources.TomlFile(settings_cls),
+            settings_sources.EmbeddedServers(settings_cls),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The same settings as environment variables, secrets included: what a child process needs to see what we see."""
+        variables = {"PIPELINE_CONFIG": settings_sources.NO_FILE}
+        for name, value in values(self):
+            if value is not None:
+                variables[settings_sources.variable(name)] = _as_text(value)
+        return variables
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process. UsageError names what is wrong, where it was set, and the closest name that exists."""
+    settings_sources.refuse_unknown_variables(names())
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise UsageError(settings_sources.explanation(error, names())) from None
+    except SettingsError:
+        raise UsageError(settings_sources.explanation_of_json(names())) from None
+
+
+def names() -> list[str]:
+    """Every setting as `section.name`, in the order of declaration."""
+    return [name for name, _ in fields()]
+
+
+def fields() -> Iterator[tuple[str, Any]]:
+    """Every setting's dotted name and pydantic's description of its field."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            for inner, inner_field in section.model_fields.items():
+                yield f"{name}.{inner}", inner_field
+        else:
+            yield name, field
+
+
+def values(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Every setting's dotted name and its value (secrets as SecretStr)."""
+    for name in names():
+        section, _, inner = name.partition(".")
+        value = getattr(settings, section)
+        yield name, getattr(value, inner) if inner else value
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

@@ -1,0 +1,211 @@
+"""Many parts on one machine, each a process of its own: started, restarted when they die, stopped together.
+
+- A part that dies is started again after a pause that doubles (`Pauses`), and the log says so.
+- A part that ends with exit code 2 was told something impossible (a wrong setting): starting it again cannot help, so
+  everything stops with that code.
+- SIGINT or SIGTERM stops all: SIGTERM to each part, SIGKILL after `GRACE_S` seconds or at a second signal.
+- Each part leads a process group of its own, so that the terminal's Ctrl-C reaches only the supervisor, and asks the
+  kernel to be killed when its parent dies (`die_with`), so that `kill -9` of the supervisor leaves nothing behind.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pipeline.logs import logger
+
+GRACE_S = 10.0
+"""How long the parts may take to finish their batch and commit."""
+_TICK_S = 0.1
+_KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+log = logger("run")
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """How long to wait before a part is started again: `first_s`, doubling up to `longest_s`, afresh after `stable_s` of life."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    stable_s: float = 60.0
+
+    def next(self, last_s: float, lived_s: float) -> float:
+        """The pause after a life of `lived_s` seconds; `last_s` is the pause before that life, 0 at first."""
+        if last_s == 0 or lived_s >= self.stable_s:
+            return self.first_s
+        return min(last_s * 2, self.longest_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What to start: a name for people and a command."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Life:
+    """One part's present or coming process."""
+
+    part: Part
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = 0.0
+    start_at: float = 0.0
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """Runs `parts` until a signal arrives or `stop` is called."""
+
+    def __init__(
+        self, parts: Sequence[Part], environment: Mapping[str, str], *, prefix_lines: bool = True, pauses: Pauses = Pauses()
+    ) -> None:
+        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name."""
+        self._lives = [_Life(part) for part in parts]
+        self._environment = {**os.environ, **environment}
+        self._prefix_width = max((len(part.name) for part in parts), default=0) if prefix_lines else None
+        self._pauses = pauses
+        self._signals = 0
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """Returns when all parts have ended: 0 after a signal, 2 if a part cannot run with these settings."""
+        with self._signals_counted():
+            try:
+                while not self._signals:
+                    for life in self._lives:
+                        self._care_for(life)
+                    time.sleep(_TICK_S)
+            finally:
+                self._stop_all()
+        return self._exit_code
+
+    def stop(self) -> None:
+        """As a signal would; may be called from a signal handler or another thread."""
+        self._signals += 1
+
+    def _care_for(self, life: _Life) -> None:
+        now = time.monotonic()
+        if life.process is None:
+            if now >= life.start_at:
+                self._start(life, now)
+            return
+        code = life.process.poll()
+        if code is None:
+            return
+        lived_s = now - life.started_at
+        self._forget(life)
+        if code == 2:
+            log.error("a part cannot run with these settings: stopping", name=life.part.name)
+            self._exit_code = 2
+            self.stop()
+            return
+        life.pause_s = self._pauses.next(life.pause_s, lived_s)
+        life.start_at = now + life.pause_s
+        log.warning(
+            "a part died and will be restarted",
+            name=life.part.name,
+            ended=_ending(code),
+            lived_s=round(lived_s, 1),
+            restart_in_s=life.pause_s,
+        )
+
+    def _start(self, life: _Life, now: float) -> None:
+        life.process = subprocess.Popen(
+            life.part.command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        life.started_at = now
+        life.reader = threading.Thread(target=self._show, args=(life.part.name, life.process), daemon=True)
+        life.reader.start()
+        log.info("started", name=life.part.name, pid=life.process.pid)
+
+    def _show(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        prefix = b"" if self._prefix_width is None else f"{name:<{self._prefix_width}} | ".encode()
+        for line in process.stdout:
+            sys.stderr.buffer.write(prefix + line)
+            sys.stderr.buffer.flush()
+
+    def _forget(self, life: _Life) -> None:
+        if life.reader is not None:
+            life.reader.join(timeout=1)
+        life.process = life.reader = None
+
+    def _stop_all(self) -> None:
+        """SIGTERM to all at once, SIGKILL to what is left after the grace or at a further signal."""
+        signals, deadline = self._signals, time.monotonic() + GRACE_S
+        running = [life for life in self._lives if life.process is not None]
+        log.info("stopping", parts=len(running), at_most_s=GRACE_S)
+        for life in running:
+            _signal(life, signal.SIGTERM)
+        while _alive(running) and time.monotonic() < deadline and self._signals == signals:
+            time.sleep(_TICK_S)
+        for life in _alive(running):
+            log.warning("did not stop in time: killed", name=life.part.name)
+        for life in running:
+            _signal(life, signal.SIGKILL)
+            if life.process is not None:
+                life.process.wait()
+            self._forget(life)
+        log.info("stopped")
+
+    @contextmanager
+    def _signals_counted(self) -> Iterator[None]:
+        """Turns SIGINT, SIGTERM and SIGHUP into `stop` for as long as it lasts; elsewhere than in the main thread only `stop` stops."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            handled.append(signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when process `parent`, which started it, ends; ends at once if that has happened already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_KILLED_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def workers(roles: Iterable[str], count: int) -> list[Part]:
+    """`count` processes of each role, named sessionize-0, sessionize-1 ..."""
+    return [Part(f"{role}-{number}", _worker_command(role, number)) for role in roles for number in range(count)]
+
+
+def _worker_command(role: str, number: int) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pipeline", "worker", role, "--instance", str(number), "--parent", str(os.getpid()))
+
+
+def _alive(lives: Sequence[_Life]) -> list[_Life]:
+    return [life for life in lives if life.process is not None and life.process.poll() is None]
+
+
+def _signal(life: _Life, number: signal.Signals) -> None:
+    """To the part's whole process group, while it certainly is the part's: a process that was waited for has lent its number."""
+    if life.process is not None and life.process.poll() is None:
+        os.killpg(life.process.pid, number)
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

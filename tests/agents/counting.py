@@ -1,0 +1,78 @@
+"""A toy part, `count`: how often each key came. And a toy route, `sort`: each apple under its own value.
+
+An event is a record's value: `poison` is a bug of the part, `late:...` comes too late, `refused:...` is no event.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NoReturn
+
+from pipeline import logs
+from pipeline.agents.harness import Effects, Fold, Output, Route, Timings, part
+from pipeline.agents.worker import run_worker
+from pipeline.settings import Settings
+
+SOURCES = ("apples", "pears")
+TOTALS = "totals"
+CHANGELOG = "count-keys-changelog"
+
+
+@dataclass(frozen=True)
+class ToyColumns:
+    rows: list[int]
+    values: list[bytes]
+
+    def events(self) -> list[bytes]:
+        return self.values
+
+
+@dataclass(frozen=True)
+class ToyDecoded:
+    batches: list[ToyColumns]
+    refused: list[tuple[int, Any]] = field(default_factory=list)
+
+
+def decode(values: Sequence[bytes | None]) -> Any:
+    """Every value is an event, but for tombstones and `refused:...`."""
+    good = [(row, value) for row, value in enumerate(values) if value and not value.startswith(b"refused:")]
+    return ToyDecoded([ToyColumns([row for row, _ in good], [value for _, value in good])])
+
+
+class Counts:
+    """How often each value came, in one partition. A batch takes `pause_s` seconds."""
+
+    pause_s: ClassVar[float] = 0
+
+    def __init__(self) -> None:
+        self.counts: Counter[bytes] = Counter()
+
+    def restore(self, items: Mapping[bytes, bytes]) -> None:
+        self.counts.update({key: int(value) for key, value in items.items()})
+
+    def apply(self, arrivals: Sequence[Any], /) -> Effects:
+        events = [event for _, event in arrivals]
+        if b"poison" in events:
+            raise ValueError("the part has a bug")
+        time.sleep(self.pause_s)
+        self.counts.update(events)
+        changes: dict[bytes, bytes | None] = {key: str(self.counts[key]).encode() for key in set(events)}
+        late = sum(event.startswith(b"late:") for event in events)
+        return Effects([Output(TOTALS, key, value) for key, value in changes.items()], changes, late)
+
+
+def sorting_key(event: Any) -> bytes | None:
+    return None if event.startswith(b"late:") else event
+
+
+STEPS: dict[str, Fold | Route] = {"count": Fold(SOURCES, "keys", Counts), "sort": Route(("apples",), "sorted", sorting_key)}
+
+
+def work(settings: Settings, name: str, session_s: float, pause_s: float) -> NoReturn:
+    """The whole life of a worker process."""
+    logs.configure(settings.log)
+    Counts.pause_s = pause_s
+    timings = Timings(session=session_s, heartbeat=0.4, commit=0.2)
+    sys.exit(run_worker(part(settings, name, STEPS[name], decode=decode, timings=timings)))

@@ -1,0 +1,170 @@
+"""Toy workers as processes, what they read, and what they wrote."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.cimpl import NewTopic
+
+from pipeline.adapters import kafka
+from pipeline.agents.health import directory
+from pipeline.settings import Settings
+from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, work
+
+PARTITIONS = 4
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.agents.counting"])  # importing everything takes seconds, forking does not
+
+
+class Worker:
+    """A process that works on a part."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        process.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self._process.pid or 0, number)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.join()
+
+    def terminate(self) -> int | None:
+        """SIGTERM; the exit code."""
+        self._process.terminate()
+        return self.wait(12)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, None if it is still alive then."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+
+@dataclass
+class Toy:
+    """The topics of the toy part, under the prefix of `settings`, and the workers of one test."""
+
+    settings: Settings
+    published: Counter[bytes] = field(default_factory=Counter)
+    workers: list[Worker] = field(default_factory=list)
+
+    def make_topics(self) -> None:
+        configs = {CHANGELOG: {"cleanup.policy": "compact"}}
+        topics = [
+            NewTopic(kafka.topic_name(self.settings, name), PARTITIONS, 1, config=configs.get(name, {}))
+            for name in (*SOURCES, TOTALS, CHANGELOG, "sorted")
+        ]
+        admin = kafka.admin(self.settings)  # it must live until the answers are there
+        for future in admin.create_topics(topics).values():
+            future.result(timeout=30)
+
+    def publish(self, count: int, keys: int = 50, seed: int = 1, topics: Iterable[str] = SOURCES) -> None:
+        """`count` records, in turn to the topics, of about `keys` different values; key = value."""
+        chance = random.Random(seed)
+        names = [kafka.topic_name(self.settings, topic) for topic in topics]
+        producer = kafka.producer(self.settings)
+        for number in range(count):
+            value = b"key-%d" % chance.randrange(keys)
+            producer.produce(names[number % len(names)], value, value)
+            self.published[value] += 1
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    def publish_one(self, value: bytes, topic: str = "apples") -> None:
+        producer = kafka.producer(self.settings)
+        producer.produce(kafka.topic_name(self.settings, topic), value, value)
+        assert producer.flush(30) == 0
+
+    def start(self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False) -> "Worker":
+        """A worker process. A slow one takes its time for small batches, so that there is a middle in which things can happen."""
+        batches = {"instance": instance} | ({"batch_records": 100} if slow else {})
+        settings = self.settings.model_copy(update={"worker": self.settings.worker.model_copy(update=batches)})
+        worker = Worker(PROCESSES.Process(target=work, args=(settings, part, session_s, 0.15 if slow else 0)))
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.signal(signal.SIGCONT)
+            worker.kill()
+
+    def totals(self) -> dict[bytes, int]:
+        """The last count of each key, in committed transactions."""
+        return {key: int(value) for key, value in self.records(TOTALS)}
+
+    def records(self, topic: str) -> list[tuple[bytes, bytes]]:
+        """Keys and values of all committed records, partition by partition."""
+        consumer = kafka.consumer(self.settings, None, **{"enable.partition.eof": True})
+        name = kafka.topic_name(self.settings, topic)
+        consumer.assign([TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
+        found: list[tuple[bytes, bytes]] = []
+        ended = 0
+        while ended < PARTITIONS:
+            for message in consumer.consume(1000, 0.1):
+                if message.error():
+                    ended += 1
+                else:
+                    found.append((message.key(), message.value()))  # type: ignore[arg-type]
+        consumer.close()
+        return found
+
+    def committed(self, group: str = "count") -> dict[tuple[str, int], int]:
+        """The group's committed offsets by topic and partition; 0 where there is none."""
+        consumer = kafka.consumer(self.settings, group=group)
+        wanted = [TopicPartition(kafka.topic_name(self.settings, topic), partition) for topic in SOURCES for partition in range(PARTITIONS)]
+        found = consumer.committed(wanted, timeout=30)
+        consumer.close()
+        return {(entry.topic.removeprefix(self.settings.kafka.topic_prefix), entry.partition): max(entry.offset, 0) for entry in found}
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Where each source partition ends."""
+        consumer = kafka.consumer(self.settings)
+        ends = {
+            (topic, partition): consumer.get_watermark_offsets(
+                TopicPartition(kafka.topic_name(self.settings, topic), partition), timeout=30
+            )[1]
+            for topic in SOURCES
+            for partition in range(PARTITIONS)
+        }
+        consumer.close()
+        return ends
+
+    def health(self, instance: str, part: str = "count") -> dict[str, Any]:
+        """What a worker says about itself; empty before it has said anything."""
+        file = directory(self.settings) / f"{part}-{instance}.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def partitions_of(self, instance: str) -> dict[int, set[str]]:
+        """The partitions that the worker has, and the source topics of each that it has worked on."""
+        partitions = self.health(instance).get("partitions", {})
+        return {int(partition): set(progress["applied"]) for partition, progress in partitions.items()}
+
+    def is_counted(self) -> bool:
+        """Whether the counts are those of what was published."""
+        return self.totals() == self.published
+
+    def has_counted(self, share: float) -> Callable[[], bool]:
+        """Whether at least this share of what was published is counted."""
+        return lambda: sum(self.totals().values()) >= share * self.published.total()
+
+
+def until(true: Callable[[], bool], seconds: float = 30, every: float = 0.1) -> float:
+    """Waits, and says how long; fails after `seconds`."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < seconds, f"not within {seconds} s"
+        time.sleep(every)
+    return time.monotonic() - started

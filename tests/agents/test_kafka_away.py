@@ -1,0 +1,100 @@
+"""Workers whose Kafka goes away, on a broker of their own: they wait, say so, lose nothing and double nothing."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra import kafka_server, ports, processes
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+from tests.agents.running import Toy, until
+
+
+class Broker:
+    """A Kafka that can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ports = [ports.choose([]), ports.choose([])]
+        self._process: processes.Identity | None = None
+        self.at = f"{ports.LOOPBACK}:{self._ports[0]}"
+
+    def start(self) -> None:
+        log = self._directory / "kafka.log"
+        command = kafka_server.prepare(self._directory, log, *self._ports)
+        self._process = processes.spawn(command, log, {}, ends_with_parent=True)
+        until(lambda: kafka_server.answers(self._ports[0]), seconds=90)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            processes.stop([self._process], seconds=0)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path / "kafka")
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def toy(broker: Broker, tmp_path: Path) -> Iterator[Toy]:
+    settings = Settings.model_validate({"kafka": {"bootstrap_servers": broker.at}, "data_dir": tmp_path})
+    toy = Toy(settings)
+    yield toy
+    toy.stop()
+
+
+def test_a_broker_that_dies_in_the_middle_costs_nothing_but_time(toy: Toy, broker: Broker) -> None:
+    """Kafka is killed while batches are committed, stays away longer than a session, comes back; the worker was never restarted."""
+    broker.start()
+    toy.make_topics()
+    toy.publish(4000)
+    worker = toy.start(slow=True)
+    until(toy.has_counted(0.2))
+    broker.kill()
+    time.sleep(5)
+    assert worker.wait(0) is None
+    broker.start()
+    until(toy.is_counted, seconds=60)
+    assert worker.wait(0) is None
+    toy.publish(100, seed=2)
+    until(toy.is_counted)
+    until(lambda: toy.committed() == toy.ends())
+
+
+def test_a_worker_can_be_stopped_while_kafka_is_away(toy: Toy, broker: Broker) -> None:
+    """In the time that a stop may take, although its batch cannot be finished; the next worker does it."""
+    broker.start()
+    toy.make_topics()
+    toy.publish(4000)
+    worker = toy.start(slow=True)
+    until(toy.has_counted(0.1))
+    broker.kill()
+    asked = time.monotonic()
+    assert worker.terminate() == 0
+    assert time.monotonic() - asked < 10
+    broker.start()
+    toy.start()
+    until(toy.is_counted, seconds=60)
+
+
+def test_a_worker_that_starts_first_waits(toy: Toy, broker: Broker) -> None:
+    worker = toy.start()
+    time.sleep(2)
+    broker.start()
+    assert worker.wait(0) is None
+    assert worker.terminate() is not None
+
+
+def test_missing_topics_are_named(toy: Toy, broker: Broker) -> None:
+    """With what to do, before anything starts."""
+    from pipeline.agents.harness import part
+    from pipeline.agents.worker import wait_for_topics
+    from tests.agents.counting import STEPS, decode
+
+    broker.start()
+    with pytest.raises(UserError, match=r"apples, pears, count-keys-changelog"):
+        wait_for_topics(part(toy.settings, "count", STEPS["count"], decode=decode))

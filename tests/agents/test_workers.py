@@ -1,0 +1,138 @@
+"""Workers as processes on a real Kafka: whatever happens to them, each record counts exactly once."""
+
+import signal
+import time
+
+from tests.agents.counting import SOURCES
+from tests.agents.running import PARTITIONS, Toy, until
+
+
+def test_counts_are_exact_after_a_clean_restart_in_the_middle(toy: Toy) -> None:
+    """SIGTERM: the batch in hand ends, its offset is committed, the process exits with 0 within 10 s; the next goes on there."""
+    toy.publish(3000)
+    worker = toy.start(slow=True)
+    until(toy.has_counted(0.2))
+    asked = time.monotonic()
+    assert worker.terminate() == 0
+    assert time.monotonic() - asked < 10
+    assert sum(toy.committed().values()) == sum(toy.totals().values()) < 3000
+    toy.start()
+    until(toy.is_counted)
+
+
+def test_counts_are_exact_after_kill_9_again_and_again(toy: Toy) -> None:
+    """What was applied and not committed is masked when it comes again."""
+    toy.publish(4000)
+    for share in (0.1, 0.3, 0.5):
+        worker = toy.start(instance="a", slow=True)
+        until(toy.has_counted(share))
+        worker.kill()
+    toy.start(instance="a")
+    until(toy.is_counted)
+
+
+def test_a_restarted_instance_has_its_partitions_back_before_the_session_times_out(toy: Toy) -> None:
+    """Static membership: nobody waits for the dead one's session."""
+    toy.publish(100)
+    first = toy.start(instance="a", session_s=60)
+    until(toy.is_counted)
+    first.kill()
+    toy.publish(100, seed=2)
+    toy.start(instance="a", session_s=60)
+    assert until(toy.is_counted) < 20
+
+
+def test_a_second_worker_takes_its_share(toy: Toy) -> None:
+    """Partitions move with everything counted so far, and all topics of a partition go together."""
+    toy.publish(3000)
+    toy.start(instance="a", slow=True)
+    until(toy.has_counted(0.2))
+    toy.start(instance="b", slow=True)
+    until(lambda: len(toy.partitions_of("b")) > 0)
+    toy.publish(1000, seed=2)
+    until(toy.is_counted)
+    until(lambda: len(toy.partitions_of("a")) == len(toy.partitions_of("b")) == PARTITIONS // 2)
+    together = {**toy.partitions_of("a"), **toy.partitions_of("b")}
+    assert together == dict.fromkeys(range(PARTITIONS), set(SOURCES))
+
+
+def test_a_worker_that_stops_for_good_is_replaced_at_once(toy: Toy) -> None:
+    """It leaves the group although it is a static member: nobody waits for its session to time out."""
+    toy.publish(4000)
+    toy.start(instance="a", session_s=60, slow=True)
+    other = toy.start(instance="b", session_s=60, slow=True)
+    until(lambda: len(toy.partitions_of("b")) > 0)
+    assert other.terminate() == 0
+    toy.publish(1000, seed=2)
+    assert until(toy.is_counted) < 20
+
+
+def test_a_lost_worker_is_replaced_after_its_session(toy: Toy) -> None:
+    """Kill -9 of one of two: the other takes over its partitions and their state within seconds."""
+    toy.publish(4000)
+    toy.start(slow=True)
+    lost = toy.start(slow=True)
+    until(toy.has_counted(0.3))
+    lost.kill()
+    until(toy.is_counted)
+
+
+def test_a_zombie_changes_nothing(toy: Toy) -> None:
+    """A worker stalls beyond its session in the middle of its work, another takes over; the first wakes up and is fenced."""
+    toy.publish(4000)
+    zombie = toy.start(slow=True)
+    until(toy.has_counted(0.1))
+    zombie.signal(signal.SIGSTOP)
+    toy.start()
+    until(toy.is_counted)
+    zombie.signal(signal.SIGCONT)
+    toy.publish(500, seed=2)
+    until(toy.is_counted)
+    time.sleep(2)
+    assert toy.is_counted()
+
+
+def test_a_bug_ends_the_process_and_acks_nothing(toy: Toy) -> None:
+    """Exit code 1, and the batch with the record that hits the bug is neither written nor committed, however often it is tried."""
+    toy.publish_one(b"fine")
+    first = toy.start()
+    until(lambda: toy.totals() == {b"fine": 1})
+    assert first.terminate() == 0
+    before = toy.committed()
+    toy.publish_one(b"poison")
+    for _ in range(2):
+        assert toy.start().wait(20) == 1
+        assert toy.committed() == before
+    assert toy.totals() == {b"fine": 1}
+
+
+def test_all_is_committed_when_all_is_done(toy: Toy) -> None:
+    """Offsets reach the ends of all partitions although nobody asks: `status` shows no lag."""
+    toy.publish(1000)
+    toy.start()
+    until(toy.is_counted)
+    until(lambda: toy.committed() == toy.ends(), seconds=10)
+
+
+def test_what_is_no_event_is_skipped_and_counted(toy: Toy) -> None:
+    """Its neighbours count; the health record says how many were refused and how many came late."""
+    for value in (b"fine", b"refused:1", b"late:1", b"fine"):
+        toy.publish_one(value)
+    toy.start(instance="a")
+    until(lambda: toy.totals() == {b"fine": 2, b"late:1": 1})
+    until(lambda: [toy.health("a")[name] for name in ("events", "refused", "late")] == [3, 1, 1])
+
+
+def test_a_route_sends_on_all_that_has_a_key(toy: Toy) -> None:
+    """Under the new key, byte for byte, and at least once over a kill -9."""
+    toy.publish(2000, topics=["apples"])
+    toy.publish_one(b"late:1")
+    first = toy.start("sort", instance="a", slow=True)
+    until(lambda: len(toy.records("sorted")) > 200, every=0)
+    first.kill()
+    toy.start("sort", instance="a")
+    until(lambda: toy.committed("sort") == {place: end if place[0] == "apples" else 0 for place, end in toy.ends().items()})
+    sorted_records = toy.records("sorted")
+    assert len(sorted_records) >= 2000
+    assert {value for _, value in sorted_records} == set(toy.published)
+    assert all(key == value for key, value in sorted_records)

@@ -1,0 +1,63 @@
+"""What log lines look like."""
+
+import json
+import logging
+
+import pytest
+
+from pipeline import logs
+from pipeline.settings import Log
+
+LATE = logs.logger("made-before-configure", partition=3)
+
+
+def test_a_line_for_people(capfd: pytest.CaptureFixture[str]) -> None:
+    """Text: time, level, event, and what it is about."""
+    logs.configure(Log())
+    logs.logger("record", partition=3).info("inserted", rows=20_000)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "inserted" in line
+    assert "rows=20000" in line
+    assert "partition=3" in line
+
+
+def test_a_line_for_programs(capfd: pytest.CaptureFixture[str]) -> None:
+    """JSON: one object a line, exceptions included, libraries included."""
+    logs.configure(Log(format="json"))
+    LATE.info("inserted", rows=20_000)
+    try:
+        int("broken")
+    except ValueError:
+        LATE.exception("failed")
+    logging.getLogger("some.library").warning("watch %s", "out")
+    inserted, failed, library = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (inserted["event"], inserted["part"], inserted["rows"], inserted["level"]) == (
+        "inserted",
+        "made-before-configure",
+        20_000,
+        "info",
+    )
+    assert "ValueError: invalid literal" in failed["exception"]
+    assert (library["event"], library["level"]) == ("watch out", "warning")
+
+
+def test_a_traceback_shows_no_values(capfd: pytest.CaptureFixture[str]) -> None:
+    """A traceback has places, and never the variables there: they hold what people typed."""
+    for log in (Log(), Log(format="json")):
+        logs.configure(log)
+        email = "somebody@x.io"
+        try:
+            len(email) / 0
+        except ZeroDivisionError:
+            logs.logger("record").exception("failed")
+        assert "somebody" not in capfd.readouterr().err
+
+
+def test_level(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is less severe than the level is not shown; chatty libraries are quiet before that."""
+    logs.configure(Log(level="warning"))
+    logs.logger("record").info("not shown")
+    logs.configure(Log(level="info"))
+    logging.getLogger("aiokafka").info("not shown")
+    logs.logger("record").debug("not shown")
+    assert capfd.readouterr().err == ""

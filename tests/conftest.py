@@ -1,0 +1,71 @@
+"""What tests of every kind share: real servers, started once per run, and settings under which each test is alone on them."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from clickhouse_driver import Client
+from confluent_kafka.admin import AdminClient
+
+from infra.servers import Servers, embedded
+from pipeline.settings import Settings
+from pipeline.settings_sources import FILE_VARIABLE, NO_FILE, PREFIX
+
+DIRECTORY_VARIABLE = "TEST_SERVERS"
+"""A data directory whose running servers (`make up`: .data) the tests use instead of starting their own: saves seconds a run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the servers carry the mark, so `-m "not servers"` runs those that take no time."""
+    for item in items:
+        if "servers" in getattr(item, "fixturenames", ()):
+            item.add_marker("servers")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with tempfile.TemporaryDirectory(prefix="servers-") as scratch, embedded(Path(os.environ.get(DIRECTORY_VARIABLE, scratch))) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The running servers, with names of topics and a database that no other test has; nothing is left of them."""
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(FILE_VARIABLE, NO_FILE)
+    mine = f"test_{uuid4().hex[:12]}"
+    yield Settings.model_validate(
+        {
+            "kafka": {"bootstrap_servers": servers.kafka.bootstrap_servers, "topic_prefix": f"{mine}-"},
+            "clickhouse": {
+                "host": servers.clickhouse.host,
+                "port": servers.clickhouse.port,
+                "user": servers.clickhouse.user,
+                "password": servers.clickhouse.password,
+                "analyst_user": servers.clickhouse.analyst_user,
+                "analyst_password": servers.clickhouse.analyst_password,
+                "database": mine,
+            },
+        }
+    )
+    _delete_topics(servers, f"{mine}-")
+    _drop_database(servers, mine)
+
+
+def _delete_topics(servers: Servers, prefix: str) -> None:
+    admin = AdminClient({"bootstrap.servers": servers.kafka.bootstrap_servers})
+    topics = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(prefix)]
+    if topics:
+        for deleted in admin.delete_topics(topics).values():
+            deleted.result(timeout=30)
+
+
+def _drop_database(servers: Servers, database: str) -> None:
+    at = servers.clickhouse
+    client = Client(at.host, port=at.port, user=at.user, password=at.password)
+    client.execute(f"DROP DATABASE IF EXISTS {database}")
+    client.disconnect()
