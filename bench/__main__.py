@@ -22,7 +22,7 @@ from bench.traffic import Traffic
 from infra.demo.stage import Stage, running, stage
 from pipeline import catching_up, logs, output
 from pipeline.adapters import clickhouse, topics
-from pipeline.cli import guarded
+from pipeline.cli import end, guarded
 from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.settings import Log
@@ -163,4 +163,4 @@ def _say(what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(app, "python -m bench"))
+    end(guarded(app, "python -m bench"))

@@ -63,14 +63,17 @@ offsets.retention.minutes=5256000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 
-# A small and busy machine: few threads, little memory for compaction, patience before the broker counts as dead.
+# A broker that was killed is let in again when its session has ended: after 6 s, not 9.
+broker.session.timeout.ms=6000
+broker.heartbeat.interval.ms=500
+
+# A small machine: few threads, little memory for compaction.
 num.network.threads=2
 num.io.threads=4
 background.threads=2
 log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=33554432
 log.index.size.max.bytes=2097152
-broker.session.timeout.ms=30000
 """
 
 LOGGING = """\

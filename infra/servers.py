@@ -210,6 +210,7 @@ def _start(directory: _Directory, *, ends_with_parent: bool) -> tuple[Servers, d
             for name, server in absent.items():
                 command, environment = server.prepare(directory)
                 log = directory.logs / f"{name}.out"
+                log.unlink(missing_ok=True)  # what an earlier run said would be taken for this one's last words
                 started[name] = processes.spawn(command, log, environment, ends_with_parent=ends_with_parent)
                 directory.record(running | started)
             _await_answers(directory, running | started)

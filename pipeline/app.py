@@ -55,8 +55,7 @@ def _identify(settings: Settings) -> int:
 def _record(settings: Settings) -> int:
     from pipeline.record import run
 
-    run(settings)
-    return 0
+    return run(settings)
 
 
 PARTS = (

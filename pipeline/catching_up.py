@@ -12,7 +12,7 @@ pass by meanwhile; nobody waits for them.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.app import ROLES
@@ -28,8 +28,8 @@ STAGES: tuple[tuple[str, ...], ...] = (
 _PAUSE_S = 0.1
 
 
-def wait(settings: Settings, seconds: float) -> str | None:
-    """None once all has arrived; after `seconds`, which parts are behind and by how much."""
+def wait(settings: Settings, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> str | None:
+    """None once all has arrived; after `seconds`, which parts are behind and by how much. `meanwhile` is called now and then."""
     deadline = time.monotonic() + seconds
     with Readings(settings, ROLES) as readings:
         for topics in STAGES:
@@ -38,6 +38,7 @@ def wait(settings: Settings, seconds: float) -> str | None:
             while behind := [reading for reading in behind if reading.next_offset < targets[reading.topic, reading.partition]]:
                 if time.monotonic() >= deadline:
                     return _in_words(behind)
+                meanwhile()
                 time.sleep(_PAUSE_S)
                 behind = [reading for part, late in _topics_by_part(behind) for reading in readings.read(part, late)]
     return None

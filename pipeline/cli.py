@@ -5,6 +5,7 @@
 1 failure, 2 wrong usage. Data goes to stdout, everything else to stderr.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -126,7 +127,7 @@ def timeline(
         raise UsageError("name one of --email, --contact and --utk")
     from pipeline import output, timelines
 
-    output.timeline(timelines.timeline(_settings(), portal, email=email, contact=contact, utk=utk), json)
+    output.timeline(timelines.timeline(_settings(), portal, email=email, contact=contact, utk=utk), as_json=json)
 
 
 @app.command()
@@ -212,6 +213,14 @@ def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str]
         print("error: a bug in the pipeline; please report it with the lines above", file=sys.stderr)
         return 1
     return 0
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process now. A destructor of librdkafka may wait for ever for a broker that is gone; what matters was flushed before."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _from_the_command_on(trace: TracebackType | None) -> TracebackType | None:

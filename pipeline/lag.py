@@ -5,12 +5,12 @@ compaction leaves gaps. So where a part stands before the end, one look at the l
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupState, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, but left out of __all__
 
 from pipeline.adapters import kafka
@@ -29,6 +29,17 @@ _GLIMPSE = {
 }
 """A consumer that fetches little: it reads one record of a partition, or none."""
 
+_NOT_YET = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
+"""So answers a broker that has just started, or a topic that was made a moment ago."""
+
+T = TypeVar("T")
+
 Place = tuple[str, int]
 """Topic (its name in topics/*.yaml) and partition."""
 
@@ -37,17 +48,17 @@ Place = tuple[str, int]
 class Reading:
     """How far one part has read one partition.
 
-    `next_offset` is the first record that waits, or the end if none does; `records` that wait at most (offsets, so control
-    records and gaps count); `waiting_since` the Kafka timestamp of the first; `committed_at` when the part committed last;
-    the last two in epoch ms, None if unknown.
+    `next_offset` is the first record that waits, or the end if none does; `waiting_since` its Kafka timestamp; `records` that
+    wait at most (offsets, so control records and gaps count); `committed_at` when the part committed last. Times are
+    epoch ms, None if there is none or nobody knows.
     """
 
     part: str
     topic: str
     partition: int
     next_offset: int
-    end: int
     waiting_since: int | None
+    end: int
     committed_at: int | None
 
     @property
@@ -82,14 +93,10 @@ class Readings:
 
     def processes(self, part: str) -> int:
         """How many processes of the part are at work, on whatever machine."""
+        self._committed(part, [(consumed(part)[0], 0)])  # a young broker gets its coordinator ready; the next would only time out
         name = kafka.group_name(self._settings, part)
-        answer = self._admin.describe_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
-        try:
-            described = answer.result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return 0
-            raise _in_words(error, self._settings) from None
+        asked = self._admin.describe_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
+        described = self._patiently(asked.result)
         return len(described.members) if described.state == ConsumerGroupState.STABLE else 0
 
     def read(self, part: str, topics: Collection[str]) -> list[Reading]:
@@ -97,43 +104,40 @@ class Readings:
         ends = self.ends(topics)
         if not ends:
             return []
-        begins: dict[Place, int] | None = None
-        consumer = self._consumers[part]
-        committed: dict[Place, tuple[int, int | None]] = {}
-        for place, answer in zip(ends, self._committed(consumer, ends), strict=True):
-            if answer.offset < 0:
-                begins = begins if begins is not None else self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-                committed[place] = begins[place], None
-            else:
-                committed[place] = answer.offset, _moment(answer.metadata)
-        waiting = self._glimpse(consumer, {place: offset for place, (offset, _) in committed.items() if offset < ends[place]})
-        return [
-            Reading(part, topic, partition, *self._first(waiting.get((topic, partition)), end), committed_at=committed[topic, partition][1])
-            for (topic, partition), end in ends.items()
-        ]
-
-    @staticmethod
-    def _first(waiting: tuple[int, int] | None, end: int) -> tuple[int, int, int | None]:
-        return (end, end, None) if waiting is None else (waiting[0], end, waiting[1])
+        committed = dict(zip(ends, self._committed(part, ends), strict=True))
+        begins = self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        reached = {place: answer.offset if answer.offset >= 0 else begins[place] for place, answer in committed.items()}
+        waiting = self._glimpse(part, {place: offset for place, offset in reached.items() if offset < ends[place]})
+        return [_reading(part, place, waiting.get(place), ends[place], committed[place].metadata) for place in ends]
 
     def _offsets(self, topics: Collection[str], which: Any) -> dict[Place, int]:
         named = {kafka.topic_name(self._settings, topic): topic for topic in topics}
         contracts = load_topics()
         asked = {TopicPartition(name, number): which for name, topic in named.items() for number in range(contracts[topic].partitions)}
-        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT_S)
-        try:
+
+        def ask() -> dict[Place, int]:
+            answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT_S)
             return {(named[place.topic], place.partition): answer.result().offset for place, answer in answers.items()}
-        except KafkaException as error:
-            raise _in_words(error, self._settings) from None
 
-    def _committed(self, consumer: Consumer, places: Iterable[Place]) -> list[TopicPartition]:
-        try:
-            answers: list[TopicPartition] = consumer.committed(self._named(dict.fromkeys(places, 0)), timeout=TIMEOUT_S)
-        except KafkaException as error:
-            raise _in_words(error, self._settings) from None
-        return answers
+        return self._patiently(ask)
 
-    def _glimpse(self, consumer: Consumer, offsets: Mapping[Place, int]) -> dict[Place, tuple[int, int]]:
+    def _committed(self, part: str, places: Iterable[Place]) -> list[TopicPartition]:
+        """One answer per place, in their order; offset -1001 where nothing was committed."""
+        named = self._named(dict.fromkeys(places, 0))
+        return self._patiently(lambda: list(self._consumers[part].committed(named, timeout=TIMEOUT_S)))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """The answer, asked for again while the broker is only getting ready."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise _in_words(error, self._settings) from None
+            time.sleep(0.1)
+
+    def _glimpse(self, part: str, offsets: Mapping[Place, int]) -> dict[Place, tuple[int, int]]:
         """Offset and Kafka timestamp of the first record at or after each offset; a place without one is left out."""
         if not offsets:
             return {}
@@ -141,6 +145,7 @@ class Readings:
         logical = {(name.topic, name.partition): place for name, place in zip(named, offsets, strict=True)}
         found: dict[Place, tuple[int, int]] = {}
         open_places, deadline = set(logical), time.monotonic() + TIMEOUT_S
+        consumer = self._consumers[part]
         consumer.assign(named)
         while open_places:
             if time.monotonic() > deadline:
@@ -168,6 +173,12 @@ class Readings:
 def consumed(part: str) -> list[str]:
     """The topics that a part reads as a consumer group, from the contracts; its own changelog it only restores."""
     return [topic.name for topic in load_topics().values() if part in topic.consumers and not topic.name.endswith("-changelog")]
+
+
+def _reading(part: str, place: Place, waiting: tuple[int, int] | None, end: int, metadata: str | None) -> Reading:
+    topic, partition = place
+    next_offset, since = waiting or (end, None)
+    return Reading(part, topic, partition, next_offset, since, end, _moment(metadata))
 
 
 def _moment(metadata: str | None) -> int | None:

@@ -13,7 +13,7 @@ import structlog
 from pipeline.settings import Log
 
 _CHATTY = ("faust", "mode", "aiokafka", "clickhouse_driver", "asyncio", "pipeline")
-"""Libraries that say too much at info: warnings and worse are shown. Faust's services log under the module of their class, so under ours."""
+"""Libraries that say too much at info: only warnings and worse are shown. Faust's services log under the module of their class, so ours."""
 
 
 def configure(log: Log) -> None:

@@ -29,7 +29,7 @@ def _servers(settings: Settings) -> Iterator[Settings]:
     if not names_no_server(settings):
         yield settings
         return
-    from infra.servers import embedded  # noqa: PLC0415 - not needed where real servers are
+    from infra.servers import embedded
 
     with embedded(settings.data_dir) as servers:
         log.info(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.effective import Effective
     from pipeline.publish import Counts
     from pipeline.status import Status
+    from pipeline.timelines import Timeline
 
 
 def print_json(value: Any) -> None:
@@ -63,6 +64,17 @@ def counts(published: Mapping[str, int], refused: Mapping[str, int], *, as_json:
     print_table(("", "", "#count"), rows)
 
 
+def timeline(shown: "Timeline", *, as_json: bool) -> None:
+    """A contact's or a cookie's events: a table, or one JSON object a line."""
+    if as_json:
+        sys.stdout.buffer.writelines(msgspec.json.encode(entry) + b"\n" for entry in shown)
+        sys.stdout.flush()
+        return
+    from pipeline.timelines import in_words
+
+    print_table(("time (UTC)", "what", "where", "#session", "whose, and why"), in_words(shown), title="\n".join(shown.about))
+
+
 def status(status: "Status", *, as_json: bool) -> None:
     if as_json:
         print_json(status)
@@ -72,6 +84,9 @@ def status(status: "Status", *, as_json: bool) -> None:
         rows.append((part.part, part.processes, "", part.lag_records, f"{part.lag_seconds:.1f}", _moment(part.last_commit)))
         rows += [("", "", topic.topic, topic.lag_records, f"{topic.lag_seconds:.1f}", "") for topic in part.topics if topic.lag_records]
     print_table(("part", "#processes", "behind in", "#records", "#seconds", "last commit"), rows)
+    for part in status.parts:
+        if part.late:
+            print(f"{part.part}: {part.late} events came too late for live sessions (sessions.retention); a replay sets them right")
     if status.refused is None:
         print(f"refused: unknown ({status.problem})")
         return

@@ -2,6 +2,7 @@
 
     raw topics      ->  decoded  ->  event rows, one INSERT per type
                     ->  refused  ->  dead-letters
+                    ->  under a key that is not their cookie's  ->  event-copies
     derived topics  ->  session, contact, link and owner rows
     dead-letters    ->  failed rows
     then, for the events that arrived: those with several copies are merged (adapters/event_copies.py)
@@ -13,7 +14,8 @@ twice (a crash before the commit, partitions that move) changes nothing. ClickHo
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -23,6 +25,7 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.patience import Complaints, PatientClickHouse, PatientProducer, StoppedError, until_there
 from pipeline.adapters.pending import Pending, Place
+from pipeline.adapters.raw_batch import EventColumns
 from pipeline.agents.health import HealthFile
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.errors import UserError
@@ -47,7 +50,7 @@ _CONSUMER = {
     "partition.assignment.strategy": "cooperative-sticky",
     "session.timeout.ms": 12_000,
     "heartbeat.interval.ms": 3_000,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 32_768,
 }
 
 log = logger(PART)
@@ -78,6 +81,14 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     return Recorder(settings, Registry(settings), stop)
 
 
+class Inserted(NamedTuple):
+    """What was inserted: how many events there were; what was refused; events that must be sent to their cookie."""
+
+    events: int
+    refused: list[tuple[Message, Refused]]
+    astray: list[event_copies.Published]
+
+
 class Recorder:
     """One member of the group."""
 
@@ -86,8 +97,8 @@ class Recorder:
         self._registry = registry
         self._stop = stop
         self._complaints = Complaints(log)
-        instance = settings.worker.instance
-        static = {"group.instance.id": f"{PART}-{instance}"} if instance else {}  # restarted, it has its partitions back at once
+        member = kafka.member_name(settings, PART)
+        static = {"group.instance.id": member} if member else {}
         self._consumer: Consumer = kafka.consumer(settings, PART, **_CONSUMER, **static)
         self._producer = PatientProducer(settings, self._pause, self._complaints)
         self._clickhouse = PatientClickHouse(settings, self._pause, self._complaints)
@@ -169,10 +180,10 @@ class Recorder:
         """Pending records into their tables; refused ones among the dead letters."""
         if not self._pending.rows:
             return
-        events, refused = self._clickhouse.call(self._insert)
+        events, refused, astray = self._clickhouse.call(self._insert)
         for message, refusal in refused:
             self._bury(message, refusal)
-        self._producer.flush()
+        self._publish(astray)
         for (topic, partition), offset in self._pending.ends().items():
             self._written[topic, partition] = offset
         self._pending.clear()
@@ -180,10 +191,9 @@ class Recorder:
         self.health_file.health.events += events
         self.health_file.health.refused += len(refused)
 
-    def _insert(self, client: Client) -> tuple[int, list[tuple[Message, Refused]]]:
-        """Everything that is pending: how many events there were, and what was refused."""
-        events = 0
-        refused: list[tuple[Message, Refused]] = []
+    def _insert(self, client: Client) -> "Inserted":
+        """Everything that is pending."""
+        done = Inserted(0, [], [])
         for name, messages in self._pending.messages.items():
             topic = self._logical[name]
             if topic in derived_rows.TABLES:
@@ -192,12 +202,11 @@ class Recorder:
             elif topic == dead_letters.TOPIC:
                 failed_rows.insert(client, [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages])  # type: ignore[arg-type]
             else:
-                refusals = self._insert_events(client, topic, messages)
-                refused += refusals
-                events += len(messages) - len(refusals)
-        return events, refused
+                events, refused, astray = self._insert_events(client, topic, messages)
+                done = Inserted(done.events + events, done.refused + refused, done.astray + astray)
+        return done
 
-    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> list[tuple[Message, Refused]]:
+    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> "Inserted":
         decoded = self._registry.decode_events([message.value() for message in messages], topic)
         self._notice_unreadable(len(messages), [refusal for _, refusal in decoded.refused])
         partitions = [message.partition() for message in messages]
@@ -205,7 +214,9 @@ class Recorder:
         for batch in decoded.batches:
             places = [partitions[at] for at in batch.rows], [offsets[at] for at in batch.rows]
             event_rows.insert(client, event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
-        return [(messages[at], refusal) for at, refusal in decoded.refused]
+        refused = [(messages[at], refusal) for at, refusal in decoded.refused]
+        astray = [event for batch in decoded.batches for event in _astray(batch, messages)]
+        return Inserted(len(messages) - len(refused), refused, astray)
 
     def _notice_unreadable(self, records: int, refused: list[Refused]) -> None:
         unreadable = sum(refusal.reason in _UNREADABLE for refusal in refused)
@@ -270,6 +281,13 @@ class Recorder:
         if now - self._health_at >= _HEALTH_EVERY_S:
             self._health_at = now
             self.health_file.write()
+
+
+def _astray(batch: EventColumns, messages: list[Message]) -> Iterator[event_copies.Published]:
+    """Events that their producer put under another key than their cookie's, where sessions do not look for them."""
+    for at, utk in zip(batch.rows, batch.columns["utk"], strict=True):
+        if utk is not None and messages[at].key() != (key := utk.encode()):
+            yield event_copies.Published("event-copies", key, messages[at].value())  # type: ignore[arg-type]
 
 
 def _check_number() -> int:

@@ -1,10 +1,9 @@
 """`timeline`: what a contact did, or what happened on a cookie, in order, and why it is theirs (spec: timeline.md).
 
 A contact is asked for by id, or by an address that it has now or, if nobody has it now, had before. Reads the view `timeline_of`, and so
-only what belongs to the contact. `print_timeline` shows it to people as a table, to programs as JSON lines.
+only what belongs to the contact.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,9 +11,6 @@ from typing import Any
 
 import msgspec
 from clickhouse_driver import Client
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.adapters import clickhouse
 from pipeline.core import normalise
@@ -101,21 +97,12 @@ def timeline(settings: Settings, portal: int, *, email: str | None = None, conta
     return Timeline(tuple(_introduced(found) for found in contacts), tuple(entries))
 
 
-def print_timeline(shown: Timeline, *, as_json: bool) -> None:
-    """To stdout: a table for people, or one JSON object a line."""
-    if as_json:
-        sys.stdout.buffer.writelines(msgspec.json.encode(entry) + b"\n" for entry in shown)
-        sys.stdout.flush()
-        return
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    table = Table(title="\n".join(shown.about), title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
-    for heading in ("time (UTC)", "what", "where", "session", "whose, and why"):
-        table.add_column(heading, overflow="fold")
+def in_words(shown: Timeline) -> Iterator[tuple[str, str, str, str, str]]:
+    """For each event when, what, where, in which session, and whose it is and why."""
     by_id = {entry.event_id: entry for entry in shown}
     for entry in shown:
         session = "" if entry.session_number is None else str(entry.session_number)
-        table.add_row(*map(Text, (_moment(entry.occurred_at), what(entry), where(entry), session, why(entry, by_id))))
-    console.print(table)
+        yield _moment(entry.occurred_at), what(entry), where(entry), session, why(entry, by_id)
 
 
 def what(entry: Entry) -> str:

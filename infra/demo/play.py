@@ -5,7 +5,8 @@ Read it from the top: `_perform` does what a user of the pipeline does, in that 
 
 import signal
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.adapters import clickhouse, topics
 from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.settings import Log, Settings
+from pipeline.timelines import Timeline
 
 DIRECTORY = Path(".data/demo")
 PATIENCE_S = 60.0
@@ -32,8 +34,8 @@ console = Console(stderr=True, highlight=False)
 class Performance:
     """What was seen: the visitor's timeline before and after the form, and the seconds until each form was visible."""
 
-    before: report.Timeline
-    after: report.Timeline
+    before: Timeline
+    after: Timeline
     visible_after_s: list[float]
     equals_resolve: bool
 
@@ -45,10 +47,10 @@ def play(*, keep: bool = False, directory: Path = DIRECTORY) -> None:
     with ExitStack() as put_away:
         with _step("Kafka and ClickHouse run"):
             ready = put_away.enter_context(stage(directory))
-        with _step("topics and tables exist"):
+        put_away.enter_context(running(ready))
+        with _step("topics and tables exist"):  # the parts see to it too; meanwhile they start
             topics.create_topics(ready.settings)
             clickhouse.migrate(ready.settings)
-        put_away.enter_context(running(ready))
         performance = _perform(ready, scenes, directory)
         report.show(ready.settings, scenes, performance.before, performance.after)
         report.show_measures(performance.visible_after_s, equals_resolve=performance.equals_resolve, seconds=time.monotonic() - began)
@@ -76,25 +78,30 @@ def _perform(ready: Stage, scenes: Script, directory: Path) -> Performance:
 
 
 def _publish_forms(settings: Settings, scenes: Script, directory: Path) -> list[float]:
-    """Seconds from before each form was published until its visitor's history was the contact's in ClickHouse."""
+    """Seconds from when Kafka took each form until its visitor's history was the contact's in ClickHouse."""
     client, seconds = clickhouse.connect(settings), []
-    known: dict[int, list[Json]] = {}
+    known: dict[int, list[Json]] = defaultdict(list)
     for event in scenes.history:
-        known.setdefault(event["portal_id"], []).append(event)
+        known[event["portal_id"]].append(event)
     for form in scenes.forms:
         known[form["portal_id"]].append(form)
         expected = visibility.owners(visibility.resolved(known[form["portal_id"]]).events, form["utk"])
-        file = write([form], directory / "form.jsonl")
-        began = time.monotonic()
-        publish(settings, file)
+        taken_at = _publish_one(settings, form, directory)
         visibility.wait_until_shown(client, form, expected)
-        seconds.append(time.monotonic() - began)
+        seconds.append(time.monotonic() - taken_at)
     return seconds
+
+
+def _publish_one(settings: Settings, event: Json, directory: Path) -> float:
+    """When Kafka took the event, by the monotonic clock."""
+    taken_at: list[float] = []
+    publish(settings, write([event], directory / "form.jsonl"), accepted=lambda _: taken_at.append(time.monotonic()))
+    return taken_at[0]
 
 
 def _watch(settings: Settings, expected: int) -> None:
     """Shows how many of the events are in ClickHouse until every part has caught up."""
-    client, deadline = clickhouse.connect(settings), time.monotonic() + PATIENCE_S
+    client = clickhouse.connect(settings)
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}"),
@@ -104,20 +111,13 @@ def _watch(settings: Settings, expected: int) -> None:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("events in ClickHouse", total=expected)
-        while behind := catching_up.wait(settings, 0.3):
-            progress.update(task, completed=client.execute("SELECT count() FROM events")[0][0])
-            _patience(deadline, behind)
+        _wait(settings, lambda: progress.update(task, completed=client.execute("SELECT count() FROM events")[0][0]))
         progress.update(task, completed=expected)
 
 
-def _wait(settings: Settings) -> None:
-    behind = catching_up.wait(settings, PATIENCE_S)
+def _wait(settings: Settings, meanwhile: Callable[[], object] = lambda: None) -> None:
+    behind = catching_up.wait(settings, PATIENCE_S, meanwhile)
     if behind:
-        raise UserError(f"the parts did not catch up within {PATIENCE_S:g} s: {behind}")
-
-
-def _patience(deadline: float, behind: str) -> None:
-    if time.monotonic() > deadline:
         raise UserError(f"the parts did not catch up within {PATIENCE_S:g} s: {behind}")
 
 

@@ -4,7 +4,6 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
@@ -13,8 +12,7 @@ from pipeline import output
 from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.contracts import RAW_TOPICS, load_topics
 from pipeline.settings import Settings
-
-Timeline = Sequence[Any]
+from pipeline.timelines import Timeline
 
 _VIEWS = ("events", "sessions", "contacts", "links", "failed_events")
 
@@ -36,8 +34,8 @@ def show(settings: Settings, scenes: Script, before: Timeline, after: Timeline) 
 def show_measures(visible_after_s: Sequence[float], *, equals_resolve: bool, seconds: float) -> None:
     """How long the forms took, and whether the live result is the defined one."""
     print(
-        f"\nFrom publishing a form until its visitor's history was visible in ClickHouse:\np50 {statistics.median(visible_after_s):.2f} s, "
-        f"max {max(visible_after_s):.2f} s ({len(visible_after_s)} forms)"
+        "\nFrom the moment Kafka has a form until its visitor's history is the contact's in ClickHouse:\n"
+        f"p50 {statistics.median(visible_after_s):.2f} s, max {max(visible_after_s):.2f} s ({len(visible_after_s)} forms)"
     )
     verdict = "the same" if equals_resolve else "SOMETHING ELSE, which is a bug"
     print(f"ClickHouse says whose every event is, and `resolve` of the same events says {verdict}")

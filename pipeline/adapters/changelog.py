@@ -33,6 +33,8 @@ LARGEST_MESSAGE = 64 << 20
 """Bytes. The limit that counts is the topic's `max.message.bytes`."""
 _PATIENCE_S = 5.0
 """How long a call waits for the broker before it says so in the log and waits on."""
+_NEW_TOPIC_S = 10.0
+"""How long a topic may be unknown before it counts as missing."""
 _RESTORE_RECORDS = 10_000
 
 log = logger("changelog")
@@ -56,15 +58,14 @@ _AWAY = {
     KafkaError.OFFSET_NOT_AVAILABLE,
 }
 """Waiting mends these, whether librdkafka calls them retriable or not."""
+_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_RECORD,
     KafkaError.INVALID_MSG,
     KafkaError.POLICY_VIOLATION,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    *_UNKNOWN,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
@@ -238,11 +239,18 @@ class Changelog:
                     items.pop(message.key(), None)  # type: ignore[arg-type]
 
     def _end(self, consumer: Consumer) -> int:
-        """The offset that the next record would have; 0 if there never was one."""
-        found: list[int] = []
+        """The offset that the next record would have; 0 if there never was one. A new topic takes a moment to be known everywhere."""
         where = TopicPartition(self._topic, self._partition)
-        self._patiently(lambda: found.append(consumer.get_watermark_offsets(where, timeout=_PATIENCE_S)[1]), "restoring the partition")
-        return found[-1]
+        found: list[int] = []
+        deadline = time.monotonic() + _NEW_TOPIC_S
+        while not found:
+            try:
+                self._patiently(lambda: found.append(consumer.get_watermark_offsets(where, timeout=_PATIENCE_S)[1]), "restoring")
+            except KafkaException as exception:
+                if exception.args[0].code() not in _UNKNOWN or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        return found[0]
 
     def _is_end(self, message: Message, end: int) -> bool:
         """Whether this event says that `end` is reached: the last offsets may be control records, so only the broker can tell."""

@@ -110,7 +110,8 @@ def user_error(settings: Settings, error: BaseException) -> UserError | None:
         return None
     return AwayError(
         f"clickhouse.host and clickhouse.port are {where}: no answer there ({_first_line(error)}). Start ClickHouse (`make up` starts "
-        f"the embedded one), or set PIPELINE_CLICKHOUSE__HOST and PIPELINE_CLICKHOUSE__PORT (the native protocol's; with TLS also clickhouse.secure)."
+        f"the embedded one), or set PIPELINE_CLICKHOUSE__HOST and PIPELINE_CLICKHOUSE__PORT (the native protocol's; with TLS also "
+        f"clickhouse.secure)."
     )
 
 

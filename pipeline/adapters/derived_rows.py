@@ -58,8 +58,8 @@ TABLES: dict[str, Table] = {
         ("portal_id", "utk", "session_id"),
         (
             _number("portal_id"), _word("utk"), _id("session_id"), _number("number"), _id("first_event_id"), _time("started_at"),
-            _time("ended_at"), _id("last_event_id"), _time_or_null("previous_started_at"), _number("activity_count"), _number("page_view_count"),
-            _text("entry_url"), _text("exit_url"), _text("source"),
+            _time("ended_at"), _id("last_event_id"), _time_or_null("previous_started_at"), _number("activity_count"),
+            _number("page_view_count"), _text("entry_url"), _text("exit_url"), _text("source"),
         ),
     ),
     "contacts": Table(

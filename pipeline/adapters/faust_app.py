@@ -12,7 +12,7 @@ from typing import Any
 
 import faust
 
-from pipeline.adapters import batching
+from pipeline.adapters import batching, kafka
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 
@@ -54,7 +54,7 @@ def faust_app(settings: Settings, name: str, timings: Timings = USUAL) -> BatchA
         broker=batching.brokers(settings.kafka.bootstrap_servers),
         broker_credentials=credentials(settings.kafka.options),
         broker_client_id=f"{settings.kafka.topic_prefix}{name}" + (f"-{instance}" if instance else ""),
-        consumer_group_instance_id=f"{name}-{instance}" if instance else None,  # restarted, it has its partitions back at once
+        consumer_group_instance_id=kafka.member_name(settings, name),
         broker_session_timeout=timings.session,
         broker_heartbeat_interval=timings.heartbeat,
         broker_request_timeout=max(90.0, timings.session),

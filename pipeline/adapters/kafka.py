@@ -3,6 +3,8 @@
 Whatever stands in `kafka.options` (security.protocol, sasl.*, ssl.*) is passed through to librdkafka under its names.
 """
 
+import platform
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,6 +38,15 @@ Client = TypeVar("Client")
 def topic_name(settings: Settings, logical: str) -> str:
     """A topic's name on the broker, from its name in `topics/`."""
     return settings.kafka.topic_prefix + logical
+
+
+def member_name(settings: Settings, part: str) -> str | None:
+    """Name of this process in the group of its part, for static membership: restarted under it, it has its partitions back at once.
+
+    None if the process has no name (worker.instance). The machine's name is in it, since each machine counts its own processes.
+    """
+    instance = settings.worker.instance
+    return f"{part}-{re.sub('[^a-zA-Z0-9._-]', '-', platform.node())}-{instance}" if instance else None
 
 
 def group_name(settings: Settings, part: str) -> str:

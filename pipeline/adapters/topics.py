@@ -5,12 +5,12 @@ partitions would spread keys differently, and one with another cleanup policy lo
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]  # not in its __all__
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
 from pipeline.adapters import kafka
 from pipeline.adapters.contracts import Topic, load_topics
@@ -75,16 +75,24 @@ def _created(settings: Settings, topic: Topic, answer: Future[None]) -> bool:
 
 
 def _await(settings: Settings, topics: Iterable[Topic]) -> None:
-    """Until the broker that we ask knows the new topics, with their leaders."""
-    deadline = time.monotonic() + TIMEOUT_S
+    """Until every partition of the new topics answers: for a moment after its creation its broker does not know that it leads it."""
     names = [kafka.topic_name(settings, topic.name) for topic in topics]
-    while time.monotonic() < deadline:
-        present = kafka.reach(settings).topics
-        if all(name in present and all(partition.leader >= 0 for partition in present[name].partitions.values()) for name in names):
-            return
+    client = kafka.admin(settings)
+    deadline = time.monotonic() + TIMEOUT_S
+    while names and not _answer(client, names, kafka.reach(settings).topics):
+        if time.monotonic() > deadline:
+            servers = settings.kafka.bootstrap_servers
+            raise UserError(f"kafka.bootstrap_servers is {servers!r}: new topics have no leader after {TIMEOUT_S:.0f} s. Is a broker down?")
         time.sleep(0.1)
-    servers = settings.kafka.bootstrap_servers
-    raise UserError(f"kafka.bootstrap_servers is {servers!r}: new topics have no leader after {TIMEOUT_S:.0f} s. Is a broker down?")
+
+
+def _answer(client: AdminClient, names: Iterable[str], present: Mapping[str, Any]) -> bool:
+    """Whether the leader of every partition of these topics says where it ends."""
+    if not all(name in present for name in names):
+        return False
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(name, number): latest for name in names for number in present[name].partitions}
+    return all(answer.exception() is None for answer in client.list_offsets(asked, request_timeout=TIMEOUT_S).values())
 
 
 def _configs(settings: Settings, topics: Iterable[Topic]) -> Iterable[tuple[Topic, dict[str, Any]]]:

@@ -117,7 +117,7 @@ class Folding:
     def _apply(self, held: _Held, batch: Batch) -> None:
         known = bisect_right(batch.offsets, held.applied.get(batch.topic, -1))
         self._health.replayed += known
-        new = arrivals(self._decode, batch.keys[known:], batch.values[known:])
+        new = arrivals(self._decode, batch.topic, batch.keys[known:], batch.values[known:])
         if new:
             effects = held.part.apply(new)
             applied = {**held.applied, batch.topic: batch.offsets[-1]}

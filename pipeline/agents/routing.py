@@ -53,7 +53,7 @@ class Routing:
 
     def settle(self, batch: Batch) -> bool:
         """Sends on what is to be sent; True when the broker has all of it. RefusedError if it will not take a record."""
-        events = placed_events(self._decode, batch.values)
+        events = placed_events(self._decode, batch.topic, batch.values)
         for event, value in zip(events, batch.values, strict=True):
             if event is not None and (key := self._route.key(event)) is not None:
                 self._send(key, value)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -28,21 +29,22 @@ log = logger("worker")
 
 def run_worker(part: Part) -> int:
     """Blocks. UserError if the topics are not as the part needs them."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing has begun yet
     wait_for_topics(part)
     return asyncio.run(_run(part))
 
 
 def wait_for_topics(part: Part) -> None:
     """Returns when Kafka answers and has the part's topics, those that are read together with equal numbers of partitions."""
-    topics: dict[str, int] = {}
-    while not topics:
-        topics = _topics(part)
+    while (topics := _topics(part)) is None:
+        pass  # it has waited inside
     for group in (*part.copartitioned, *((target,) for target in part.targets)):
         _check({name: topics.get(kafka.topic_name(part.settings, name), 0) for name in group})
 
 
-def _topics(part: Part) -> dict[str, int]:
-    """The broker's topics and their numbers of partitions; none if it does not answer. UserError if it does not let us in."""
+def _topics(part: Part) -> dict[str, int] | None:
+    """The broker's topics and their numbers of partitions; None if it does not answer. UserError if it does not let us in."""
     errors: list[KafkaError] = []
     admin = kafka.admin(part.settings, error_cb=errors.append)
     try:
@@ -53,14 +55,14 @@ def _topics(part: Part) -> dict[str, int]:
             if error.code() in _LOCKED_OUT:
                 raise kafka.user_error(part.settings, error) from None
         log.warning("waiting for Kafka", at=part.settings.kafka.bootstrap_servers, error=exception.args[0].str())
-        return {}
+        return None
     return {name: len(topic.partitions) for name, topic in found.items()}
 
 
 def _check(partitions: dict[str, int]) -> None:
     missing = [name for name, count in partitions.items() if count == 0]
     if missing:
-        raise UserError(f"Topics are missing in Kafka: {', '.join(missing)}. Make them with `python -m pipeline topics`.")
+        raise UserError(f"Topics are missing in Kafka: {', '.join(missing)}. Make them with `python -m pipeline topics create`.")
     if len(set(partitions.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in partitions.items())
         raise UserError(f"Topics that are read together need the same number of partitions: {counts}.")

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -28,10 +28,10 @@ def raw(registry: Registry, *events: Event) -> list[Record]:
     return [(RAW_TOPICS[event.type], (event.utk or event.event_id).encode(), registry.encode_event(event)) for event in events]
 
 
-def publish(settings: Settings, records: Sequence[Record], headers: dict[str, str | bytes | None] | None = None) -> None:
+def publish(settings: Settings, records: Sequence[Record], headers: Mapping[str, bytes] | None = None) -> None:
     producer = kafka.producer(settings)
     for topic, key, value in records:
-        producer.produce(kafka.topic_name(settings, topic), value, key, headers=headers)
+        producer.produce(kafka.topic_name(settings, topic), value, key, headers=dict(headers or {}))
     assert producer.flush(PATIENCE_S) == 0
 
 

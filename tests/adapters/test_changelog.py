@@ -151,7 +151,8 @@ def test_what_the_broker_will_never_take_is_said_at_once(topics: Settings, opene
     assert baskets(topics).open() == Restored({}, {})
 
 
-def test_a_missing_changelog_topic_is_said_at_once(settings: Settings) -> None:
+def test_a_missing_changelog_topic_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NEW_TOPIC_S", 1)
     with pytest.raises(RefusedError, match="nowhere-changelog"):
         Changelog(settings, "fruit", "nowhere", 0).open()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import timelines
+from pipeline import output, timelines
 from pipeline.adapters import clickhouse
 from pipeline.adapters.avro import Registry
 from pipeline.core.identity import Rule
@@ -69,7 +69,7 @@ def test_what_is_no_address_id_or_cookie_is_wrong_usage(settings: Settings, mean
 
 
 def test_json_is_one_object_a_line(settings: Settings, meaning: Resolution, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    timelines.print_timeline(timelines.timeline(settings, 1, utk=utk("b")), as_json=True)
+    output.timeline(timelines.timeline(settings, 1, utk=utk("b")), as_json=True)
     (line,) = capfdbinary.readouterr().out.splitlines()
     assert json.loads(line) == {
         "portal_id": 1, "occurred_at": START, "event_id": event_id(4), "type": "page_view", "utk": utk("b"), "session_number": 1,

@@ -35,7 +35,7 @@ class ToyDecoded:
     refused: list[tuple[int, Any]] = field(default_factory=list)
 
 
-def decode(values: Sequence[bytes | None]) -> Any:
+def decode(values: Sequence[bytes | None], topic: str) -> Any:
     """Every value is an event, but for tombstones and `refused:...`."""
     good = [(row, value) for row, value in enumerate(values) if value and not value.startswith(b"refused:")]
     return ToyDecoded([ToyColumns([row for row, _ in good], [value for _, value in good])])

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from infra import kafka_server, ports, processes
+from pipeline.agents.harness import part
+from pipeline.agents.worker import wait_for_topics
 from pipeline.errors import UserError
 from pipeline.settings import Settings
+from tests.agents.counting import STEPS, decode
 from tests.agents.running import Toy, until
 
 
@@ -82,19 +85,12 @@ def test_a_worker_can_be_stopped_while_kafka_is_away(toy: Toy, broker: Broker) -
 
 
 def test_a_worker_that_starts_first_waits(toy: Toy, broker: Broker) -> None:
-    worker = toy.start()
+    """And can be stopped while it waits. When Kafka is there without our topics, it names them and ends."""
+    stopped, waiting = toy.start(), toy.start()
     time.sleep(2)
+    assert stopped.terminate() == 0
+    assert waiting.wait(0) is None
     broker.start()
-    assert worker.wait(0) is None
-    assert worker.terminate() is not None
-
-
-def test_missing_topics_are_named(toy: Toy, broker: Broker) -> None:
-    """With what to do, before anything starts."""
-    from pipeline.agents.harness import part
-    from pipeline.agents.worker import wait_for_topics
-    from tests.agents.counting import STEPS, decode
-
-    broker.start()
-    with pytest.raises(UserError, match=r"apples, pears, count-keys-changelog"):
+    assert waiting.wait(30) == 1
+    with pytest.raises(UserError, match=r"apples, pears, count-keys-changelog.*python -m pipeline topics"):
         wait_for_topics(part(toy.settings, "count", STEPS["count"], decode=decode))

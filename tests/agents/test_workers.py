@@ -53,7 +53,7 @@ def test_a_second_worker_takes_its_share(toy: Toy) -> None:
     until(toy.is_counted)
     until(lambda: len(toy.partitions_of("a")) == len(toy.partitions_of("b")) == PARTITIONS // 2)
     together = {**toy.partitions_of("a"), **toy.partitions_of("b")}
-    assert together == dict.fromkeys(range(PARTITIONS), set(SOURCES))
+    assert together == {partition: set(SOURCES) for partition in range(PARTITIONS)}
 
 
 def test_a_worker_that_stops_for_good_is_replaced_at_once(toy: Toy) -> None:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pipeline import settings
 from pipeline.settings_sources import variable
 
@@ -32,8 +34,8 @@ def settings_table() -> str:
 
 
 def _default(name: str) -> str:
-    value = dict(settings.values(settings.Settings.model_construct())).get(name)
-    shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    value = dict(settings.values(settings.Settings.model_construct()))[name]
+    shown = value.get_secret_value() if isinstance(value, SecretStr) else value
     if shown in ("", None, {}):
         return ""
     return "`7d`" if name == "sessions.retention" else f"`{str(shown).lower() if isinstance(shown, bool) else shown}`"

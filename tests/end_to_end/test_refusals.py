@@ -66,6 +66,9 @@ def test_every_reason_of_refusal(settings: Settings, tmp_path: Path) -> None:
     expected = dict.fromkeys([*REFUSED_LINES, *records], "1") | {"invalid_url": "2"}
     assert dict(failed) == expected
 
+    sessions = client.execute(f"SELECT activity_count FROM {database}.sessions")
+    assert sessions == [(len(good),)], "the last page view came under another key than its cookie's, and is in the session all the same"
+
     letters = list(dead_letters(settings))
     by_line = {value for headers, value in letters if headers["dlq.topic"] == b""}
     assert by_line == set(REFUSED_LINES.values())
