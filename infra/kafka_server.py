@@ -133,7 +133,8 @@ def answers(port: int) -> bool:
 
 def _format(java: list[str], properties: Path) -> None:
     cluster_id = urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-    command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties)]
+    # The id and its option are one word: an id may begin with a dash.
+    command = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(properties)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_SECONDS, check=False)
     if done.returncode != 0:
         raise UserError(f"Kafka's storage {properties.parent / 'data'} cannot be formatted:\n{done.stdout}{done.stderr}")

@@ -163,17 +163,19 @@ def config(json: Json = False) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the ClickHouse tables and views up to date."""
+    from pipeline import output
     from pipeline.adapters import clickhouse
 
-    clickhouse.migrate(_settings())
+    output.done("applied", clickhouse.migrate(_settings()))
 
 
 @topics_app.command("create")
 def create_topics() -> None:
     """Create the topics that are missing."""
+    from pipeline import output
     from pipeline.adapters import topics
 
-    topics.create_topics(_settings())
+    output.done("created", topics.create_topics(_settings()))
 
 
 @topics_app.command("check")
@@ -182,6 +184,7 @@ def check_topics() -> None:
     from pipeline.adapters import topics
 
     topics.check_topics(_settings())
+    print("every topic is as its contract says")
 
 
 @app.command()

@@ -48,6 +48,11 @@ def publishing() -> Iterator[Callable[["Counts"], None]]:
         yield progress
 
 
+def done(verb: str, names: Iterable[str]) -> None:
+    """What a command did to each of these: `applied 0001_events.sql`."""
+    print("\n".join(f"{verb} {name}" for name in names) or "nothing to do")
+
+
 def settings(effective: Iterable["Effective"], *, as_json: bool) -> None:
     if as_json:
         print_json({setting.name: setting.as_dict() for setting in effective})

@@ -103,7 +103,10 @@ def _section(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _known(servers: Mapping[str, Any], name: str, keys: Sequence[str]) -> dict[str, Any]:
-    section = _section(servers, name)
+    """What the file says of one server, if it still runs: after a kill -9 or a reboot the file is there, and the server is not."""
+    section, pid = _section(servers, name), _section(servers, "pids").get(name)
+    if pid is not None and not Path(f"/proc/{pid}").exists():
+        return {}
     return {key: section[key] for key in keys if section.get(key) is not None}
 
 

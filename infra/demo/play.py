@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+from confluent_kafka import Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -18,7 +20,11 @@ from infra.demo import report, visibility
 from infra.demo.script import EMAIL, Json, Script, script, write
 from infra.demo.stage import Stage, running, stage
 from pipeline import catching_up, logs, timelines
-from pipeline.adapters import clickhouse, topics
+from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.adapters.avro import Registry
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.core.events import Event
+from pipeline.core.parsing import parse_line
 from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.settings import Log, Settings
@@ -68,7 +74,7 @@ def _perform(ready: Stage, scenes: Script, directory: Path) -> Performance:
     _watch(settings, len(scenes.history))
     before = timelines.timeline(settings, sign_up["portal_id"], utk=sign_up["utk"])
     with _step(f"{len(scenes.forms)} forms published, one after the other, each visible in ClickHouse"):
-        seconds = _publish_forms(settings, scenes, directory)
+        seconds = _publish_forms(settings, scenes)
     everything = (*scenes.history, *scenes.forms)
     write(everything, directory / "events.jsonl")
     _wait(settings)
@@ -77,25 +83,34 @@ def _perform(ready: Stage, scenes: Script, directory: Path) -> Performance:
     return Performance(before, timelines.timeline(settings, sign_up["portal_id"], email=EMAIL), seconds, equal)
 
 
-def _publish_forms(settings: Settings, scenes: Script, directory: Path) -> list[float]:
+def _publish_forms(settings: Settings, scenes: Script) -> list[float]:
     """Seconds from when Kafka took each form until its visitor's history was the contact's in ClickHouse."""
     client, seconds = clickhouse.connect(settings), []
+    registry, producer = Registry(settings), kafka.producer(settings)
     known: dict[int, list[Json]] = defaultdict(list)
     for event in scenes.history:
         known[event["portal_id"]].append(event)
     for form in scenes.forms:
         known[form["portal_id"]].append(form)
         expected = visibility.owners(visibility.resolved(known[form["portal_id"]]).events, form["utk"])
-        taken_at = _publish_one(settings, form, directory)
+        taken_at = _publish_one(settings, registry, producer, form)
         visibility.wait_until_shown(client, form, expected)
         seconds.append(time.monotonic() - taken_at)
     return seconds
 
 
-def _publish_one(settings: Settings, event: Json, directory: Path) -> float:
-    """When Kafka took the event, by the monotonic clock."""
+def _publish_one(settings: Settings, registry: Registry, producer: Producer, form: Json) -> float:
+    """When Kafka took the form, by the monotonic clock."""
+    event = parse_line(orjson.dumps(form))
+    assert isinstance(event, Event), "the demo's forms are events"
     taken_at: list[float] = []
-    publish(settings, write([event], directory / "form.jsonl"), accepted=lambda _: taken_at.append(time.monotonic()))
+    producer.produce(
+        kafka.topic_name(settings, RAW_TOPICS[event.type]),
+        registry.encode_event(event),
+        event.utk or event.event_id,
+        on_delivery=lambda *_: taken_at.append(time.monotonic()),
+    )
+    producer.flush()
     return taken_at[0]
 
 

@@ -6,15 +6,14 @@ them because the files say them. Batches of raw records are read in `raw_batch`.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from pipeline.adapters.avro_reader import SchemaReader, UnreadableError, has_empty_items
 from pipeline.adapters.avro_writer import Writer, writer
-from pipeline.adapters.contracts import load_schemas
+from pipeline.adapters.contracts import SchemaVersion, load_schemas
 from pipeline.adapters.raw_batch import Decoded, EventColumns, by_header, decode_events
-from pipeline.adapters.schema_ids import SchemaIds
 from pipeline.core.events import ContactImport, Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.settings import Settings
@@ -34,7 +33,7 @@ class Registry:
     """
 
     def __init__(self, settings: Settings, wait_s: float | None = None) -> None:
-        self._ids = SchemaIds(settings, wait_s)
+        self._ids = _ids(settings, wait_s)
         self._readers: dict[int, SchemaReader] = {}
         self._headers: dict[str, bytes] = {}
         self._writers: dict[str, Writer] = {}
@@ -99,6 +98,34 @@ class Registry:
         if isinstance(reader, SchemaReader):
             self._readers[schema_id] = reader
         return reader
+
+
+class Ids(Protocol):
+    """Where ids of schemas come from."""
+
+    def of(self, version: SchemaVersion) -> int:
+        """The id of a schema of ours."""
+
+    def schema(self, schema_id: int) -> str | None:
+        """The schema with an id that is none of ours, as JSON text; None if there is none."""
+
+
+class DeclaredIds:
+    """Without a registry: every file in `schemas/` says its id, so all processes agree, and there are no other schemas."""
+
+    def of(self, version: SchemaVersion) -> int:
+        return version.schema_id
+
+    def schema(self, _: int) -> None:
+        return None
+
+
+def _ids(settings: Settings, wait_s: float | None) -> Ids:
+    if settings.schema_registry.url is None:
+        return DeclaredIds()
+    from pipeline.adapters.schema_ids import RegistryIds
+
+    return RegistryIds(settings, wait_s)
 
 
 def _header(schema_id: int) -> bytes:

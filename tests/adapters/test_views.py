@@ -18,7 +18,7 @@ from pipeline.core.policy import Policy
 from pipeline.resolve import Resolution, resolve_events, resolve_lines
 from pipeline.settings import Settings
 from tests.adapters.meaning import key_of, sessions, write, write_meaning
-from tests.builders import MINUTE, START, custom_event, email_click, event_id, form_submission, page_view, utk
+from tests.builders import MINUTE, START, contact_import, custom_event, email_click, event_id, form_submission, page_view, utk
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 
@@ -134,6 +134,16 @@ def test_copies_under_two_cookies_are_published_for_both(client: Client, registr
             event_copies.Published("event-copies", utk("b").encode(), registry.encode_event(under_a)),
         ]
     )
+
+
+def test_a_copy_without_cookie_is_published_for_the_cookie_of_the_other(client: Client, registry: Registry) -> None:
+    """Sessions have to see that the event may not be the page view; a contact import has no cookie at all."""
+    view, contact = page_view(1, portal=7), contact_import(1, portal=7)
+    published = arrive(client, registry, [view, contact])
+    assert published == [
+        event_copies.Published("event-copies", utk("a").encode(), registry.encode_event(contact)),
+        event_copies.Published("identity-evidence", b"7", registry.encode_event(view)),
+    ]
 
 
 def test_a_copy_that_is_no_evidence_is_published_for_identity(client: Client, registry: Registry) -> None:

@@ -12,19 +12,14 @@ from pipeline.effective import effective
 from pipeline.errors import UsageError
 from pipeline.settings import ClickHouse, Kafka, Settings
 
-
-@pytest.fixture(autouse=True)
-def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty working directory and no PIPELINE_ variable."""
-    for name in [name for name in os.environ if name.upper().startswith("PIPELINE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
-def embedded_servers(directory: Path = Path(".data")) -> None:
+def embedded_servers(directory: Path = Path(".data"), pid: int = os.getpid()) -> None:
     directory.mkdir()
     servers = {
-        "kafka": {"bootstrap_servers": "127.0.0.1:19092", "pid": 1},
+        "pids": {"kafka": pid, "clickhouse": pid},
+        "kafka": {"bootstrap_servers": "127.0.0.1:19092"},
         "clickhouse": {
             "host": "127.0.0.1",
             "port": 19000,
@@ -76,6 +71,13 @@ def test_embedded_servers_of_another_directory(monkeypatch: pytest.MonkeyPatch) 
     assert settings.load().clickhouse.port == 9000
     monkeypatch.setenv("PIPELINE_DATA_DIR", "elsewhere")
     assert settings.load().clickhouse.port == 19000
+
+
+def test_embedded_servers_that_are_gone() -> None:
+    """The file of servers that do not run any more is no source."""
+    embedded_servers(pid=1 << 22)
+    assert settings.load().kafka.bootstrap_servers == "127.0.0.1:9092"
+    assert settings.load().clickhouse.port == 9000
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"kafka": 7}', '{"clickhouse": null}'])
@@ -175,6 +177,13 @@ def test_client_options_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_KAFKA__OPTIONS__SECURITY_PROTOCOL")
     monkeypatch.setenv("PIPELINE_KAFKA__OPTIONS", '{"sasl.username": "u", "socket.timeout.ms": 1000}')
     assert settings.load().kafka.options == {"sasl.username": "u", "socket.timeout.ms": "1000"}
+
+
+def test_options_of_the_file_and_of_variables_are_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password in the environment joins the options in the file."""
+    Path("pipeline.toml").write_text('[kafka]\noptions = { "sasl.username" = "u" }\n')
+    monkeypatch.setenv("PIPELINE_KAFKA__OPTIONS__SASL_PASSWORD", "p")
+    assert settings.load().kafka.options == {"sasl.username": "u", "sasl.password": "p"}
 
 
 def test_a_child_process_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
