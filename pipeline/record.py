@@ -75,7 +75,7 @@ def run(settings: Settings) -> int:
 def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     """A recorder whose neighbours are there: waits for Kafka and ClickHouse, checks the topics, and brings the tables up to date."""
     complaints = Complaints(log)
-    until_there(lambda: kafka.reach(settings, 5.0), UserError, stop, complaints)
+    until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
     until_there(lambda: clickhouse.migrate(settings), clickhouse.AwayError, stop, complaints)
     topics.check_topics(settings)
     return Recorder(settings, Registry(settings), stop)

@@ -32,6 +32,13 @@ _CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILE
 _PERMISSIONS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 
 
+_LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
+
+
+class AwayError(UserError):
+    """No broker answers; one may yet come."""
+
+
 Client = TypeVar("Client")
 
 
@@ -70,14 +77,14 @@ def admin(settings: Settings, **overrides: Any) -> AdminClient:
 
 
 def reach(settings: Settings, timeout_s: float = 10.0) -> Any:
-    """The broker's ClusterMetadata. UserError if it does not answer in time or does not let us in."""
+    """The broker's ClusterMetadata. AwayError if it does not answer in time, another UserError if it does not let us in."""
     errors: list[KafkaError] = []
     client = admin(settings, error_cb=errors.append)
     try:
         return client.list_topics(timeout=timeout_s)
     except KafkaException as exception:
         client.poll(0)  # delivers what went wrong with the connections
-        refused = [error for error in errors if error.code() in _CREDENTIALS]
+        refused = [error for error in errors if error.code() in _LOCKED_OUT]
         raise user_error(settings, (refused or [*errors, exception.args[0]])[0]) from None
 
 
@@ -98,7 +105,7 @@ def user_error(settings: Settings, error: KafkaError) -> UserError:
         )
     if code == KafkaError._SSL:  # noqa: SLF001
         return UserError(f"kafka.options: no TLS connection to {servers}: {error.str()}. Correct security.protocol and ssl.* there.")
-    return UserError(
+    return AwayError(
         f"kafka.bootstrap_servers is {servers!r}: no broker answers there ({error.str()}). "
         f"Start Kafka (`make up` starts the embedded one), or set PIPELINE_KAFKA__BOOTSTRAP_SERVERS."
     )

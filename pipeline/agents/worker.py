@@ -12,17 +12,15 @@ import sys
 import threading
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
-
 from pipeline.adapters import kafka
 from pipeline.agents.harness import Part
 from pipeline.errors import UserError
 from pipeline.logs import logger
+from pipeline.settings import Settings
 
 DRAIN_S = 8.0
 """How long a stop may take; what is unfinished then is not acked, and done by the next worker."""
 _PATIENCE_S = 5.0
-_LOCKED_OUT = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}  # noqa: SLF001
 
 log = logger("worker")
 
@@ -37,26 +35,19 @@ def run_worker(part: Part) -> int:
 
 def wait_for_topics(part: Part) -> None:
     """Returns when Kafka answers and has the part's topics, those that are read together with equal numbers of partitions."""
-    while (topics := _topics(part)) is None:
-        pass  # it has waited inside
+    topics = _topics(part.settings)
     for group in (*part.copartitioned, *((target,) for target in part.targets)):
         _check({name: topics.get(kafka.topic_name(part.settings, name), 0) for name in group})
 
 
-def _topics(part: Part) -> dict[str, int] | None:
-    """The broker's topics and their numbers of partitions; None if it does not answer. UserError if it does not let us in."""
-    errors: list[KafkaError] = []
-    admin = kafka.admin(part.settings, error_cb=errors.append)
-    try:
-        found = admin.list_topics(timeout=_PATIENCE_S).topics
-    except KafkaException as exception:
-        admin.poll(0)
-        for error in errors:
-            if error.code() in _LOCKED_OUT:
-                raise kafka.user_error(part.settings, error) from None
-        log.warning("waiting for Kafka", at=part.settings.kafka.bootstrap_servers, error=exception.args[0].str())
-        return None
-    return {name: len(topic.partitions) for name, topic in found.items()}
+def _topics(settings: Settings) -> dict[str, int]:
+    """The broker's topics and their numbers of partitions, once it answers. UserError if it does not let us in."""
+    while True:
+        try:
+            found = kafka.reach(settings, _PATIENCE_S).topics
+            return {name: len(topic.partitions) for name, topic in found.items()}
+        except kafka.AwayError as error:
+            log.warning("waiting for Kafka", error=str(error))
 
 
 def _check(partitions: dict[str, int]) -> None:
