@@ -17,8 +17,9 @@ from typing import Annotated
 
 import typer
 
-from bench import memory
+from bench import usage
 from bench.traffic import Traffic
+from bench.usage import Usage
 from infra.demo.stage import Stage, running, stage
 from pipeline import catching_up, logs, output
 from pipeline.adapters import clickhouse, topics
@@ -36,15 +37,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @dataclass(frozen=True, slots=True)
 class Resolving:
-    """`resolve` as a process of its own: events per second from start to exit, and its peak memory."""
+    """`resolve` as a process of its own, from start to exit: events per second by the clock and by CPU time, and its peak memory."""
 
     events_per_s: float
+    events_per_cpu_s: float
     peak_mb: float
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rates are events per second; memory is in MB (10^6 bytes) per process."""
+    """Rates are events per second; `usage` has CPU time from the first event on, which other load on the machine hardly changes."""
 
     events: int
     cookies: int
@@ -52,7 +54,7 @@ class Result:
     cores: int
     published_per_s: float
     end_to_end_per_s: float
-    peak_mb: dict[str, float]
+    usage: dict[str, Usage]
     rows: dict[str, int]
     resolve: Resolving
 
@@ -89,13 +91,14 @@ def measure(traffic: Traffic, workers: int, scratch: Path) -> Result:
         with running(ready, workers) as run:
             _wait_for_parts(ready, workers)
             _say("publishing")
+            before = _usage(ready, run)
             began = time.monotonic()
             publish(ready.settings, file)
             published_s = time.monotonic() - began
             _say(f"published in {published_s:.1f} s; waiting for ClickHouse")
             _wait(ready)
             seconds = time.monotonic() - began
-            peaks = memory.peaks(run)
+            used = {name: after.since(before[name]) for name, after in _usage(ready, run).items()}
             rows = _rows(ready)
     if rows["events"] != traffic.events:
         raise UserError(f"published {traffic.events} events, ClickHouse shows {rows['events']}: see the log of the parts")
@@ -106,7 +109,7 @@ def measure(traffic: Traffic, workers: int, scratch: Path) -> Result:
         os.cpu_count() or 1,
         traffic.events / published_s,
         traffic.events / seconds,
-        peaks,
+        used,
         rows,
         resolving,
     )
@@ -122,9 +125,11 @@ def show(result: Result, *, as_json: bool) -> None:
         ("cores / processes of each part", f"{result.cores} / {result.workers}"),
         ("publish", f"{result.published_per_s:,.0f} events/s"),
         ("publish to rows and links in ClickHouse", f"{result.end_to_end_per_s:,.0f} events/s"),
-        *((f"peak memory of {name}", f"{peak:,.0f} MB") for name, peak in result.peak_mb.items()),
+        *((f"peak memory of {name}", f"{used.peak_mb:,.0f} MB") for name, used in result.usage.items()),
+        *((f"CPU time of {name}", f"{used.cpu_s / result.events * 1e6:,.1f} us/event") for name, used in result.usage.items()),
         *((f"rows of {name}", f"{count:,}") for name, count in result.rows.items()),
         ("resolve, one core", f"{result.resolve.events_per_s:,.0f} events/s"),
+        ("resolve, by CPU time", f"{result.resolve.events_per_cpu_s:,.0f} events/s"),
         ("peak memory of resolve", f"{result.resolve.peak_mb:,.0f} MB"),
     ]
     output.print_table(("measure", "#value"), measures)
@@ -133,11 +138,16 @@ def show(result: Result, *, as_json: bool) -> None:
 def _resolve(file: Path, events: int) -> Resolving:
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "pipeline", "resolve", str(file)], stdout=subprocess.DEVNULL)
-    _, code, usage = os.wait4(process.pid, 0)
+    _, code, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode:
         raise UserError(f"resolve ended with exit code {process.returncode}")
-    return Resolving(events / (time.monotonic() - began), usage.ru_maxrss * 1024 / 1e6)
+    return Resolving(events / (time.monotonic() - began), events / (used.ru_utime + used.ru_stime), used.ru_maxrss * 1024 / 1e6)
+
+
+def _usage(ready: Stage, run: int) -> dict[str, Usage]:
+    """Of the publisher (this process), of every part, and of the servers."""
+    return usage.of({"publish": os.getpid()}) | usage.of_workers(run) | usage.of(ready.pids)
 
 
 def _rows(ready: Stage) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What commands print: text for people, or JSON (`--json`) for programs. Everything here goes to stdout."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,8 +26,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table for people; as wide as it needs when stdout is no terminal. Columns whose name starts with # are numbers."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    """A table for people; rather wide when stdout is no terminal. Columns whose name starts with # are numbers."""
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold")

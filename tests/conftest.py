@@ -69,3 +69,12 @@ def _drop_database(servers: Servers, database: str) -> None:
     client = Client(at.host, port=at.port, user=at.user, password=at.password)
     client.execute(f"DROP DATABASE IF EXISTS {database}")
     client.disconnect()
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a test, or a command that it calls in this process, does to the environment ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from confluent_kafka import KafkaError, TopicPartition
 
+from infra.demo.nasa import SITE
 from infra.demo.script import EMAIL, Script
 from pipeline import output
 from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.contracts import RAW_TOPICS, load_topics
 from pipeline.settings import Settings
-from pipeline.timelines import Timeline
+from pipeline.timelines import Timeline, in_words
 
 _VIEWS = ("events", "sessions", "contacts", "links", "failed_events")
 
@@ -26,9 +27,18 @@ def show(settings: Settings, scenes: Script, before: Timeline, after: Timeline) 
     print()
     output.print_table(("portal", "example of the identity rules", "contacts", "links"), _examples(settings, scenes), title="The visitors")
     print(f"\nA reader of the log, before the form ({len(before)} events, nobody's):\n")
-    output.timeline(before, as_json=False)
+    _show_timeline(before)
     print(f"\nThe same after the form: the history is {EMAIL}'s ({len(after)} events):\n")
-    output.timeline(after, as_json=False)
+    _show_timeline(after)
+
+
+def _show_timeline(timeline: Timeline) -> None:
+    """As `timeline` does, but with the rule in place of the reason, and without the site."""
+    rows = [
+        (at, what, where.removeprefix(SITE), session, entry.email or "nobody", entry.rule)
+        for (at, what, where, session, _), entry in zip(in_words(timeline), timeline, strict=True)
+    ]
+    output.print_table(("time (UTC)", "what", "where", "#session", "whose", "rule"), rows)
 
 
 def show_measures(visible_after_s: Sequence[float], *, equals_resolve: bool, seconds: float) -> None:
@@ -108,13 +118,14 @@ def count_rows(settings: Settings) -> dict[str, int]:
 
 
 def _by_part(records: dict[str, int], rows: dict[str, int]) -> Iterable[Sequence[object]]:
+    """A topic with several producers counts for the first of them."""
+    left = {name: topic for name, topic in load_topics().items() if not name.endswith("-changelog")}
     for part in ("publish", "sessionize", "identify", "record"):
         read = {name: records[name] for name, topic in load_topics().items() if part in topic.consumers and topic.internal is None}
-        wrote = {
-            name: records[name] for name, topic in load_topics().items() if part in topic.producers and not name.endswith("-changelog")
-        }
+        wrote = {name: records[name] for name, topic in left.items() if part in topic.producers}
+        left = {name: topic for name, topic in left.items() if name not in wrote}
         if part == "record":
-            wrote = {f"{view} (rows)": count for view, count in rows.items()} | wrote
+            wrote |= {f"rows of {view}": count for view, count in rows.items()}
         yield part, sum(read.values()) or "", _listed(read), sum(wrote.values()), _listed(wrote)
 
 

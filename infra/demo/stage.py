@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ class Stage:
 
     settings: Settings
     log: Path
+    pids: Mapping[str, int]
+    """Of the servers, by name."""
 
 
 @contextmanager
@@ -33,15 +35,15 @@ def stage(directory: Path) -> Iterator[Stage]:
 
     However the block ends (Ctrl-C, SIGTERM and kill -9 included), the servers end too. UserError if `directory` is in use.
     """
-    with _ended_by_sigterm(), _only_one(directory), ExitStack() as started:
+    with _ended_by_sigterm(), _only_one(directory), ExitStack() as put_away:
         servers.stop(directory)
         shutil.rmtree(directory, ignore_errors=True)
-        started.enter_context(servers.embedded(directory))
+        embedded = put_away.enter_context(servers.embedded(directory))
         try:
-            yield Stage(settings_of(directory), directory / "run.log")
+            yield Stage(settings_of(directory), directory / "run.log", embedded.pids)
         finally:
             with _deaf():
-                started.close()
+                put_away.close()
 
 
 @contextmanager
