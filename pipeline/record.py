@@ -51,6 +51,8 @@ _CONSUMER = {
     "session.timeout.ms": 12_000,
     "heartbeat.interval.ms": 3_000,
     "queued.max.messages.kbytes": 32_768,
+    "fetch.min.bytes": 1 << 20,  # few large fetches; none waits longer for more than the next line says
+    "fetch.wait.max.ms": 100,
 }
 
 log = logger(PART)

@@ -41,7 +41,9 @@ from pipeline.logs import logger
 
 SCHEME = "batched"
 FETCH_WAIT_MS = 100
-"""How long the broker may hold a fetch that finds nothing. Idle partitions hold busy ones up for this long at most."""
+"""How long the broker may hold a fetch that finds less than `FETCH_ENOUGH_BYTES`; so also what waiting for more can cost a record."""
+FETCH_ENOUGH_BYTES = 1 << 20
+"""A fetch that finds so much is answered at once. Batches that are worth their transaction make the whole several times as fast."""
 FETCH_BYTES = 4 << 20
 """Most bytes (as stored, so compressed) of one partition in one fetch; so also of a batch."""
 RESPONSE_BYTES = 16 << 20
@@ -107,6 +109,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_bytes=RESPONSE_BYTES,
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_min_bytes=FETCH_ENOUGH_BYTES,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             check_crcs=conf.broker_check_crcs,
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
