@@ -14,6 +14,7 @@ pass by meanwhile; nobody waits for them.
 import time
 from collections.abc import Callable, Iterable
 
+from pipeline.adapters import kafka
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.app import ROLES
 from pipeline.errors import UserError
@@ -29,18 +30,33 @@ _PAUSE_S = 0.1
 
 
 def wait(settings: Settings, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> str | None:
-    """None once all has arrived; after `seconds`, which parts are behind and by how much. `meanwhile` is called now and then."""
+    """None once all has arrived; after `seconds`, which parts are behind and by how much. `meanwhile` is called now and then.
+
+    UserError if Kafka does not answer to begin with, or no more at the end; in between it may be away, and we look again.
+    """
     deadline = time.monotonic() + seconds
-    with Readings(settings, ROLES) as readings:
-        for topics in STAGES:
-            targets = readings.ends(topics)
-            behind = [reading for part in ROLES for reading in readings.read(part, _of(part, topics))]
-            while behind := [reading for reading in behind if reading.next_offset < targets[reading.topic, reading.partition]]:
-                if time.monotonic() >= deadline:
-                    return _in_words(behind)
-                meanwhile()
-                time.sleep(_PAUSE_S)
-                behind = [reading for part, late in _topics_by_part(behind) for reading in readings.read(part, late)]
+    reached = False
+    while True:
+        try:
+            with Readings(settings, ROLES) as readings:
+                reached = True
+                return _follow(readings, deadline, meanwhile)
+        except kafka.AwayError:
+            if not reached or time.monotonic() >= deadline:
+                raise
+
+
+def _follow(readings: Readings, deadline: float, meanwhile: Callable[[], object]) -> str | None:
+    """Through all stages: None at their end, or who is behind at the deadline."""
+    for topics in STAGES:
+        targets = readings.ends(topics)
+        behind = [reading for part in ROLES for reading in readings.read(part, _of(part, topics))]
+        while behind := [reading for reading in behind if reading.next_offset < targets[reading.topic, reading.partition]]:
+            if time.monotonic() >= deadline:
+                return _in_words(behind)
+            meanwhile()
+            time.sleep(_PAUSE_S)
+            behind = [reading for part, late in _topics_by_part(behind) for reading in readings.read(part, late)]
     return None
 
 
