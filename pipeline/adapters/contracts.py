@@ -1,7 +1,7 @@
 """The contracts, read from files: `topics/<name>.yaml` for every topic, `schemas/<record>.v<version>.avsc` for every record.
 
 A topic's values are Avro of the records in `schemas`, or `internal` bytes that the named module defines. A schema file
-is Avro JSON with two attributes more: `schema_id`, its id in the registry inside the process (ids of all files are
+is Avro JSON with two attributes more: `schema_id`, its id where no registry is configured (ids of all files are
 1, 2, 3 ... and never change), and `examples`, records that it describes (times as epoch milliseconds).
 A wrong file is a ContractError that names the file, what is wrong and what was expected.
 """

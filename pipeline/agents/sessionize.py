@@ -41,7 +41,7 @@ _decode_session = msgspec.msgpack.Decoder(Session).decode
 
 
 class Visitors:
-    """The cookies of one partition. States are kept packed, since most are seldom touched: about 120 bytes an event."""
+    """The cookies of one partition. States are kept packed, since most are seldom touched: about 130 bytes an event."""
 
     def __init__(self, policy: SessionPolicy, retention: Retention, encode: Encode) -> None:
         self._policy = policy
