@@ -13,14 +13,14 @@ help: ## this list
 
 install: $(INSTALLED) ## everything that the rest needs, into .venv (and Kafka's jars into the user's cache)
 
-# pip installs uv, and uv the rest, several times faster. uv does not know pip's settings (mirrors, proxies): where it fails, pip does it all.
+# pip installs uv, and uv the rest, several times faster; compiled now, where nothing may be written later every start would compile again. uv does not know pip's settings (mirrors, proxies): where it fails, pip does it all.
 $(INSTALLED): requirements.lock infra/jars.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON). Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) --version) ($(PYTHON)) is older than 3.11. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m infra.jars
 	$(BIN)/python -m infra.aot

@@ -1,7 +1,7 @@
 """Stateful parts: events of a partition are folded into state, which lives in memory and in a changelog.
 
-A batch is applied in one transaction (adapters/changelog.py): state, outputs and the offsets applied. So whatever ends in the
-middle, what is redelivered is either masked by the offsets applied or was never there.
+What arrived for a partition, of all its topics, is applied in one transaction (adapters/changelog.py): state, outputs and the offsets
+applied. So whatever ends in the middle, what is redelivered is either masked by the offsets applied or was never there.
 
 | what happens | what we do |
 |---|---|
@@ -15,8 +15,10 @@ middle, what is redelivered is either masked by the offsets applied or was never
 | an exception of ours | it leaves `settle`, and the process ends |
 """
 
+import threading
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -72,7 +74,7 @@ class _Held:
 
 
 class Folding:
-    """The partitions of one stateful part in one process. All calls come from one thread."""
+    """The partitions of one stateful part in one process. Calls for different partitions may come from different threads."""
 
     def __init__(self, settings: Settings, app: str, fold: Fold, decode: Decode, health: Health) -> None:
         self._settings = settings
@@ -83,26 +85,34 @@ class Folding:
         self._held: dict[int, _Held] = {}
         self._lost: dict[int, int] = {}
         """Partitions that we were fenced from, with the generation in which we were."""
+        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
-    def settle(self, batch: Batch) -> bool:
-        """Applies the batch for good: True. False if the partition is not ours any more, and nothing was done."""
-        while self._lost.get(batch.partition) != batch.generation:
-            try:
-                held = self._held.get(batch.partition) or self._open(batch)
-                self._apply(held, batch)
-                return True
-            except RetryError as error:
-                self._drop(batch.partition)
-                log.warning("doing a batch again", app=self._app, partition=batch.partition, error=str(error))
-                time.sleep(_RETRY_PAUSE_S)
-            except FencedError:
-                self._fenced(batch)
-        return False
+    def lane(self, batch: Batch) -> int:
+        """Partitions have nothing in common."""
+        return batch.partition
+
+    def settle(self, batches: Sequence[Batch]) -> bool:
+        """Applies batches of one partition for good: True. False if the partition is not ours any more, and nothing was done."""
+        last = batches[-1]
+        with self._locks[last.partition]:
+            while self._lost.get(last.partition) != last.generation:
+                try:
+                    held = self._held.get(last.partition) or self._open(last)
+                    self._apply(held, batches)
+                    return True
+                except RetryError as error:
+                    self._drop(last.partition)
+                    log.warning("doing a batch again", app=self._app, partition=last.partition, error=str(error))
+                    time.sleep(_RETRY_PAUSE_S)
+                except FencedError:
+                    self._fenced(last)
+            return False
 
     def keep(self, partitions: AbstractSet[int]) -> None:
         """Forgets all partitions but these: the others were given to somebody else."""
         for partition in self._held.keys() - partitions:
-            self._drop(partition)
+            with self._locks[partition]:
+                self._drop(partition)
 
     def _open(self, batch: Batch) -> _Held:
         started = time.monotonic()
@@ -114,19 +124,25 @@ class Folding:
         log.info("opened", app=self._app, partition=batch.partition, items=len(items), seconds=round(time.monotonic() - started, 2))
         return held
 
-    def _apply(self, held: _Held, batch: Batch) -> None:
-        known = bisect_right(batch.offsets, held.applied.get(batch.topic, -1))
-        self._health.replayed += known
-        new = arrivals(self._decode, batch.topic, batch.keys[known:], batch.values[known:])
+    def _apply(self, held: _Held, batches: Sequence[Batch]) -> None:
+        new: list[Arrival] = []
+        applied = dict(held.applied)
+        replayed = 0
+        for batch in batches:
+            known = bisect_right(batch.offsets, applied.get(batch.topic, -1))
+            new += arrivals(self._decode, batch.topic, batch.keys[known:], batch.values[known:])
+            applied[batch.topic] = max(batch.offsets[-1], applied.get(batch.topic, -1))
+            replayed += known
+        late = 0
         if new:
             effects = held.part.apply(new)
-            applied = {**held.applied, batch.topic: batch.offsets[-1]}
             held.changelog.commit(effects.outputs, effects.changes, applied)
             held.applied = applied
-            self._health.late += effects.late
-        self._health.events += len(new)
-        self._health.refused += len(batch) - known - len(new)
-        self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
+            late = effects.late
+        refused = sum(map(len, batches)) - replayed - len(new)
+        self._health.add(events=len(new), refused=refused, late=late, replayed=replayed)
+        for batch in batches:
+            self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
 
     def _fenced(self, batch: Batch) -> None:
         held = self._held[batch.partition]

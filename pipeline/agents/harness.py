@@ -1,28 +1,27 @@
-"""From what a part does (`Fold`, `Route`) to a Faust app that does it: one agent per step, one batch at a time per process.
+"""From what a part does (`Fold`, `Route`) to a Faust app that does it: one agent per step, which hands batches to lanes (lanes.py).
 
-An agent's body is `_work`: batches are handled in a thread, so that the membership in the group is kept alive whatever they take,
-and acked one by one when they are done for good. Faust acks an event when an exception leaves the agent, also on
-cancellation; so nothing leaves it: a batch that has begun ends first, and an exception of ours ends the process, before
-anything could be committed. A supervisor starts it again, from the committed offsets.
+Batches are worked on in threads, so that the membership in the group is kept alive whatever they take, and acked when they are
+done for good: the streams never ack by themselves (`noack`). A batch that has begun ends whatever becomes of the agent, and
+an exception of ours ends the process, before anything could be committed. A supervisor starts it again, from the committed offsets.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 from faust.types import TP
 
 from pipeline.adapters import kafka
-from pipeline.adapters.batching import Batch, Consumer, RawSchema
+from pipeline.adapters.batching import Consumer, RawSchema
 from pipeline.adapters.changelog import Output
 from pipeline.adapters.faust_app import USUAL, BatchApp, Timings, faust_app
 from pipeline.agents.decoding import Decode
 from pipeline.agents.folding import Effects, Fold, Folding, StatefulPart
 from pipeline.agents.health import HealthFile
+from pipeline.agents.lanes import Lanes, Work
 from pipeline.agents.routing import Route, Routing
 from pipeline.errors import UserError
 from pipeline.logs import logger
@@ -35,11 +34,6 @@ EXIT_BUG = 1
 _HEALTH_EVERY_S = 1.0
 
 log = logger("agents")
-
-
-class Work(Protocol):
-    def settle(self, batch: Batch) -> bool:
-        """True when the batch is done for good, False if it is not ours to do. Any exception ends the process."""
 
 
 class Part:
@@ -55,7 +49,6 @@ class Part:
         """Groups of logical topics that must exist with one number of partitions."""
         self.targets: set[str] = set()
         """Logical topics that must exist besides."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self.app.on_partitions_assigned.connect(self._on_assigned)  # type: ignore[arg-type]
         self._foldings: list[tuple[tuple[str, ...], Folding]] = []
 
@@ -82,39 +75,33 @@ class Part:
         channel = self.app.topic(*topics, schema=RawSchema())
 
         async def agent(stream: Any) -> None:
+            lanes = Lanes(work, self.settings.worker.batch_records, self._settled, _bug)
             async for event in stream.noack().events():
-                await self._work(work, event)
+                await self._take(lanes, event)
 
         self.app.agent(channel, name=f"{self.name}.{sources[0]}", concurrency=1)(agent)
 
-    async def _work(self, work: Work, event: Any) -> None:
-        """One batch, from delivery to ack. Ends the process rather than raise anything but CancelledError."""
-        batch: Batch = event.value
+    async def _take(self, lanes: Lanes, event: Any) -> None:
+        """One batch, as it is delivered. One from before a seek comes again and is left alone."""
         consumer = cast(Consumer, self.app.consumer)
         try:
-            due = consumer.is_due(batch)
-            settled, cancelled = await self._to_the_end(work.settle, batch) if due else (False, False)
-            if settled:
-                event.ack()
-            else:
-                consumer.abandon(event.message)
-                if due:
-                    asyncio.get_running_loop().call_later(2 * self.timings.session, self._still_ours, batch.generation)
+            due = consumer.is_due(event.value)
         except Exception as error:  # noqa: BLE001  # whatever it is: see the top
-            end_process("an exception in a part: this is a bug", error)
-        if cancelled:
-            raise asyncio.CancelledError
+            _bug(error)
+        if due:
+            await lanes.put(event)
+        else:
+            consumer.abandon(event.message)
 
-    async def _to_the_end(self, call: Callable[[Batch], bool], batch: Batch) -> tuple[bool, bool]:
-        """The call's answer, and whether we were cancelled meanwhile: a batch that has begun is never left."""
-        cancelled = False
-        future = asyncio.get_running_loop().run_in_executor(self._thread, call, batch)
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                cancelled = True
-        return future.result(), cancelled
+    def _settled(self, events: Sequence[Any], ours: bool) -> None:  # noqa: FBT001  # the answer of `settle`
+        if ours:
+            for event in events:
+                event.ack()
+            return
+        consumer = cast(Consumer, self.app.consumer)
+        for event in events:
+            consumer.abandon(event.message)
+        asyncio.get_running_loop().call_later(2 * self.timings.session, self._still_ours, events[-1].value.generation)
 
     def _still_ours(self, generation: int) -> None:
         """Some time after we were fenced. If the group still has us in the same generation, nobody works on the partition now."""
@@ -124,7 +111,7 @@ class Part:
     async def _on_assigned(self, app: Any, assigned: set[TP], /, **kwargs: Any) -> None:  # noqa: ARG002
         for sources, folding in self._foldings:
             topics = {kafka.topic_name(self.settings, topic) for topic in sources}
-            self._thread.submit(folding.keep, {tp.partition for tp in assigned if tp.topic in topics})
+            await asyncio.to_thread(folding.keep, {tp.partition for tp in assigned if tp.topic in topics})
 
 
 def part(settings: Settings, name: str, *steps: Fold | Route, decode: Decode, timings: Timings = USUAL) -> Part:
@@ -136,6 +123,10 @@ def part(settings: Settings, name: str, *steps: Fold | Route, decode: Decode, ti
         else:
             made.route(step, decode)
     return made
+
+
+def _bug(error: BaseException) -> NoReturn:
+    end_process("an exception in a part: this is a bug", error)
 
 
 def end_process(why: str, error: BaseException | None) -> NoReturn:

@@ -6,11 +6,14 @@ in it: that is the broker's to tell (the group's committed offsets).
 
 import json
 import os
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.settings import Settings
+
+_COUNTING = threading.Lock()
 
 
 def now_ms() -> int:
@@ -46,16 +49,26 @@ class Health:
     last_commit_at: int | None = None
     partitions: dict[int, Progress] = field(default_factory=dict)
 
+    def add(self, *, events: int = 0, refused: int = 0, late: int = 0, replayed: int = 0) -> None:
+        """Counts; threads may count at the same time."""
+        with _COUNTING:
+            self.events += events
+            self.refused += refused
+            self.late += late
+            self.replayed += replayed
+
     def committed(self, partition: int, topic: str, offset: int) -> None:
         """A batch of `topic` is worked on for good, up to `offset`."""
-        progress = self.partitions.setdefault(partition, Progress())
-        self.last_commit_at = progress.last_commit_at = now_ms()
-        progress.applied[topic] = offset
-        self.batches += 1
+        with _COUNTING:
+            progress = self.partitions.setdefault(partition, Progress())
+            self.last_commit_at = progress.last_commit_at = now_ms()
+            progress.applied[topic] = offset
+            self.batches += 1
 
     def dropped(self, partition: int) -> None:
         """The partition is not ours any more."""
-        self.partitions.pop(partition, None)
+        with _COUNTING:
+            self.partitions.pop(partition, None)
 
 
 class HealthFile:
@@ -70,7 +83,9 @@ class HealthFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.health.updated_at = now_ms()
         fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(self.health)))
+        with _COUNTING:
+            said = asdict(self.health)
+        fresh.write_text(json.dumps(said))
         fresh.replace(self.path)
 
     def remove(self) -> None:

@@ -4,7 +4,7 @@ At least once: all of a batch is delivered before it is acked, and what is deliv
 twice, which every reader knows (spec: events.md, "One event id, one event").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -33,7 +33,7 @@ class Route:
 
 
 class Routing:
-    """One route in one process. All calls come from one thread."""
+    """One route in one process. Batches are settled one call after the other (one lane)."""
 
     def __init__(self, settings: Settings, route: Route, decode: Decode, health: Health) -> None:
         self._target = kafka.topic_name(settings, route.target)
@@ -51,17 +51,23 @@ class Routing:
             },
         )
 
-    def settle(self, batch: Batch) -> bool:
+    def lane(self, batch: Batch) -> int:  # noqa: ARG002
+        """There is one producer, which is flushed for all."""
+        return 0
+
+    def settle(self, batches: Sequence[Batch]) -> bool:
         """Sends on what is to be sent; True when the broker has all of it. RefusedError if it will not take a record."""
-        events = placed_events(self._decode, batch.topic, batch.values)
-        for event, value in zip(events, batch.values, strict=True):
-            if event is not None and (key := self._route.key(event)) is not None:
-                self._send(key, value)
+        refused = 0
+        for batch in batches:
+            events = placed_events(self._decode, batch.topic, batch.values)
+            for event, value in zip(events, batch.values, strict=True):
+                if event is not None and (key := self._route.key(event)) is not None:
+                    self._send(key, value)
+            refused += events.count(None)
         self._flush()
-        refused = events.count(None)
-        self._health.events += len(events) - refused
-        self._health.refused += refused
-        self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
+        self._health.add(events=sum(map(len, batches)) - refused, refused=refused)
+        for batch in batches:
+            self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
         return True
 
     def _send(self, key: bytes, value: bytes | None) -> None:

@@ -4,7 +4,7 @@ Partition p of every raw topic has the same cookies, since the key is the utk; s
 is known of a cookie. A record's key says which cookie it concerns. On the raw topics that is the event's own; on `event-copies`
 it may be another: a copy of an event that also exists with this cookie, without which nobody could tell whose event it is in the end.
 
-The table has, per cookie, an item for each remembered event (its copies) and one for what was forgotten (the fold's state).
+The table has, per cookie, its events in numbered chunks (visitor.py), and an item for what was forgotten (the fold's state).
 """
 
 from collections import defaultdict
@@ -12,101 +12,87 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import lz4.block
 import msgspec
 
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
 from pipeline.agents.harness import Effects, Fold, Part, part
 from pipeline.agents.policy_mark import PolicyMark
-from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, trace
-from pipeline.core.events import Event, EventId, PortalId, Utk
+from pipeline.agents.visitor import Cookie, Rules, Visitor, Written
+from pipeline.core.events import Event, PortalId, Utk
 from pipeline.core.ids import session_id
 from pipeline.core.policy import SessionPolicy
-from pipeline.core.sessions import CookieState, Retention, Session, SessionChanges, advance
+from pipeline.core.sessions import Retention
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
 SOURCES = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "event-copies")
 TABLE = "visitors"
 
-Cookie = tuple[PortalId, Utk]
 Encode = Callable[[str, Mapping[str, Any]], bytes]
 """`Registry.encode`."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_state = msgspec.msgpack.Decoder(CookieState).decode
-_decode_copies = msgspec.msgpack.Decoder(tuple[Trace, ...]).decode
-_decode_session = msgspec.msgpack.Decoder(Session).decode
+_fields = msgspec.structs.asdict
 
 
 class Visitors:
-    """The cookies of one partition. States are kept packed, since most are seldom touched: about 130 bytes an event."""
+    """The cookies of one partition."""
 
     def __init__(self, policy: SessionPolicy, retention: Retention, encode: Encode) -> None:
-        self._policy = policy
-        self._retention = retention
+        self._rules = Rules(policy, retention)
         self._encode = encode
         self._mark = PolicyMark(policy, "[sessions]")
-        self._states: dict[Cookie, bytes] = {}
+        self._visitors: dict[Cookie, Visitor] = {}
 
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that these items of the changelog are. UserError if it was made under another policy."""
         items = self._mark.check(items)
-        forgotten: dict[Cookie, Session] = {}
-        copies: dict[Cookie, dict[EventId, tuple[Trace, ...]]] = defaultdict(dict)
+        forgotten: dict[Cookie, bytes] = {}
+        chunks: dict[Cookie, dict[int, bytes]] = defaultdict(dict)
         for key, value in items.items():
-            portal, utk, *event = key.decode().split("|")
+            portal, utk, *number = key.decode().split("|")
             cookie = PortalId(int(portal)), Utk(utk)
-            if event:
-                copies[cookie][EventId(event[0])] = _decode_copies(value)
+            if number:
+                chunks[cookie][int(number[0])] = value
             else:
-                forgotten[cookie] = _decode_session(value)
-        self._states = {cookie: _pack(CookieState(forgotten.get(cookie), copies.get(cookie, {}))) for cookie in {*copies, *forgotten}}
+                forgotten[cookie] = value
+        self._visitors = {cookie: Visitor.restore(cookie, of_cookie, forgotten.get(cookie, b"")) for cookie, of_cookie in chunks.items()}
 
     def apply(self, arrivals: Sequence[tuple[bytes | None, Event]]) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
         effects = Effects([], self._mark.changes(), 0)
-        for cookie, traces in _by_cookie(arrivals).items():
-            state = self._states.get(cookie)
-            new_state, changes = advance(_unpack(state) if state else CookieState(), traces, cookie[1], self._policy, self._retention)
-            if changes.events:
-                self._states[cookie] = _pack(new_state)
-            self._add(effects, cookie, changes)
-            effects = effects._replace(late=effects.late + changes.late)
-        return effects
+        late = 0
+        for cookie, events in _by_cookie(arrivals).items():
+            visitor = self._visitors.get(cookie) or Visitor(cookie)
+            written = visitor.append(events, self._rules) or visitor.advance(events, self._rules)
+            if written.chunks:
+                self._visitors[cookie] = visitor
+                self._add(effects, cookie, written)
+            late += written.late
+        return effects._replace(late=late)
 
-    def _add(self, effects: Effects, cookie: Cookie, changes: SessionChanges) -> None:
-        """What the changes of one cookie mean for readers and for the changelog."""
+    def _add(self, effects: Effects, cookie: Cookie, written: Written) -> None:
+        """What changed of one cookie, for readers and for the changelog."""
         portal, utk = cookie
         prefix = f"{portal}|{utk}"
-        for session in changes.upserts:
+        for session in written.upserts:
             id_ = session.id_of(portal, utk)
-            value = self._encode("session", {"portal_id": portal, "utk": utk, "session_id": id_, **msgspec.structs.asdict(session)})
+            value = self._encode("session", {"portal_id": portal, "utk": utk, "session_id": id_, **_fields(session)})
             effects.outputs.append(Output("sessions", f"{prefix}|{id_}".encode(), value))
-        for first_event in changes.removed:
+        for first_event in written.removed:
             effects.outputs.append(Output("sessions", f"{prefix}|{session_id(portal, utk, first_event)}".encode(), None))
-        for event_id, copies in changes.events.items():
-            effects.changes[f"{prefix}|{event_id}".encode()] = None if copies is None else _encode(copies)
-        if changes.forgotten is not None:
-            effects.changes[prefix.encode()] = _encode(changes.forgotten)
+        for number, chunk in written.chunks.items():
+            effects.changes[f"{prefix}|{number}".encode()] = chunk
+        if written.forgotten is not None:
+            effects.changes[prefix.encode()] = written.forgotten
 
 
-def _pack(state: CookieState) -> bytes:
-    packed: bytes = lz4.block.compress(_encode(state))
-    return packed
-
-
-def _unpack(state: bytes) -> CookieState:
-    return _decode_state(lz4.block.decompress(state))
-
-
-def _by_cookie(arrivals: Iterable[tuple[bytes | None, Event]]) -> dict[Cookie, list[Trace]]:
-    """Traces by the cookie that their key names; records without a cookie have another kind of key."""
-    found: dict[Cookie, list[Trace]] = defaultdict(list)
+def _by_cookie(arrivals: Iterable[tuple[bytes | None, Event]]) -> dict[Cookie, list[Event]]:
+    """Events by the cookie that their key names; records without a cookie have another kind of key."""
+    found: dict[Cookie, list[Event]] = defaultdict(list)
     for key, event in arrivals:
         if key is not None and len(key) == 32:
-            found[event.portal_id, Utk(key.decode("ascii", "replace"))].append(trace(event, KEPT_BY_SESSIONS))
+            found[event.portal_id, Utk(key.decode("ascii", "replace"))].append(event)
     return found
 
 

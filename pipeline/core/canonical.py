@@ -80,15 +80,23 @@ def compared_fields(event: Event) -> dict[str, Any]:
     Equal values mean equal fields: `properties` is its normal text, and `fields` its pairs sorted by name (the values of a
     repeated name stay in their order). A boolean is always present, by its default.
     """
-    compared = _present(event, _COMPARED[type(event)])
-    if "fields" in compared:
-        compared["fields"] = tuple(sorted(compared["fields"], key=lambda pair: pair[0]))
-    return compared
+    return compared(event)[0]
 
 
 def compared_hash(event: Event) -> bytes:
     """SHA-256 of the compared fields as RFC 8785 JSON: what orders the copies of an event."""
     return sha256(_canonical(_present(event, _COMPARED[type(event)]))).digest()
+
+
+def compared(event: Event) -> tuple[dict[str, Any], bytes]:
+    """`compared_fields` and `compared_hash` at once."""
+    present = _present(event, _COMPARED[type(event)])
+    if "fields" in present:
+        digest = sha256(_canonical(dict(present))).digest()
+        present["fields"] = tuple(sorted(present["fields"], key=lambda pair: pair[0]))
+        return present, digest
+    canonical = _canonical(dict(present)) if "properties" in present else _canonical(present)
+    return present, sha256(canonical).digest()
 
 
 def whole_hash(event: Event) -> bytes:

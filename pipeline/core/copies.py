@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import orjson
 
-from pipeline.core.canonical import compared_fields, compared_hash, whole_hash
+from pipeline.core.canonical import compared, compared_fields, compared_hash, whole_hash
 from pipeline.core.events import NOT_COMPARED, Event, EventId, Millis
 
 Token = str | bool | int
@@ -63,12 +63,13 @@ KEPT_BY_IDENTITY = frozenset(
 
 def trace(event: Event, kept: frozenset[str]) -> Trace:
     """The trace of one copy, with the fields `kept` as they are and the others as digests."""
+    present, digest = compared(event)
     fields: dict[int, Token] = {}
-    for name, value in compared_fields(event).items():
+    for name, value in present.items():
         code = FIELD_CODES.get(name)
         if code is not None:
             fields[code] = value if name in kept else _digest(value)
-    return Trace(event.event_id, event.occurred_at, compared_hash(event)[:16], fields)
+    return Trace(event.event_id, event.occurred_at, digest[:16], fields)
 
 
 def merge(copies: Sequence[Event]) -> Merged:

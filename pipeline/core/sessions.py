@@ -13,6 +13,7 @@ comes later is computed exactly. Only an event that belongs *before* that point 
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -56,6 +57,10 @@ class Retention(NamedTuple):
 
     period: int
     max_events: int
+
+    def is_exceeded(self, oldest: Millis, latest: Millis, events: int) -> bool:
+        """Whether it is time to forget: a quarter more is remembered than need be, so that it is seldom."""
+        return latest - oldest > self.period * 5 // 4 or events > self.max_events * 5 // 4
 
 
 def activity_of(event: Event) -> Activity | None:
@@ -102,6 +107,7 @@ def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | 
     return sessions
 
 
+@lru_cache(4096)
 def traffic_source(url: str, referrer: str | None) -> str | None:
     """Where a page view came from: campaign parameters, else an advertiser's click id, else another site; None if unknown.
 
@@ -151,7 +157,8 @@ class SessionChanges(NamedTuple):
     """What a batch changed for one cookie: sessions that are new or different, and first events of those that are gone.
 
     For the changelog: the copies of each event that changed (None: forgotten), and what is forgotten now (None: as before).
-    `late` traces could not be placed.
+    `late` traces could not be placed. `last` is the fold's state after everything, and `oldest` when the first activity was that is
+    still remembered (0: there is none); both only if something changed.
     """
 
     upserts: list[Session]
@@ -159,6 +166,8 @@ class SessionChanges(NamedTuple):
     events: dict[EventId, tuple[Trace, ...] | None]
     forgotten: Session | None
     late: int
+    last: Session | None = None
+    oldest: Millis = Millis(0)
 
 
 def advance(
@@ -194,8 +203,9 @@ def advance(
         for event_id in _forgettable(copies, activity[:kept]):
             del copies[event_id]
             changed[event_id] = None
-    new_state = CookieState(forgotten, copies)
-    return new_state, SessionChanges(upserts, removed, changed, forgotten if kept else None, late)
+    last = after[-1] if after else None
+    oldest = activity[kept][0] if activity else Millis(0)
+    return CookieState(forgotten, copies), SessionChanges(upserts, removed, changed, forgotten if kept else None, late, last, oldest)
 
 
 def _activity(copies: dict[EventId, tuple[Trace, ...]], utk: Utk) -> list[Activity]:
@@ -222,8 +232,8 @@ def _differences(before: Sequence[Session], after: Sequence[Session]) -> tuple[l
 
 
 def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
-    """How many of the oldest activities may be forgotten."""
-    if not activity:
+    """How many of the oldest activities to forget now."""
+    if not activity or not retention.is_exceeded(activity[0][0], activity[-1][0], len(activity)):
         return 0
     oldest = activity[-1][0] - retention.period
     beyond = max(0, len(activity) - retention.max_events)

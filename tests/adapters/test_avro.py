@@ -5,6 +5,7 @@ import random
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import avro.io
 import avro.schema
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from pipeline.adapters import raw_batch
 from pipeline.adapters.avro import Decoded, Registry, UnreadableError
 from pipeline.adapters.avro_reader import HEADER_BYTES, MAX_BYTES, SchemaReader, has_empty_items, without_logical_types
 from pipeline.adapters.avro_writer import writer
@@ -56,8 +58,13 @@ def outcomes(decoded: Decoded, count: int) -> list[Event | Refused]:
     return [outcome for _, outcome in sorted(by_row, key=lambda entry: entry[0])]
 
 
-def decoded(values: Sequence[bytes | None], topic: str | None = None) -> list[Event | Refused]:
-    return outcomes(REGISTRY.decode_events(values, topic), len(values))
+def decoded(values: Sequence[bytes | None], topic: str | None = None, registry: Registry = REGISTRY) -> list[Event | Refused]:
+    """What became of each record; the same in columns as one at a time."""
+    with patch.object(raw_batch, "FEW", 0):
+        in_columns = outcomes(registry.decode_events(values, topic), len(values))
+    with patch.object(raw_batch, "FEW", len(values)):
+        assert outcomes(registry.decode_events(values, topic), len(values)) == in_columns
+    return in_columns
 
 
 def record_by_record(value: bytes) -> Event | Refused:
@@ -257,7 +264,8 @@ def test_form_fields_keep_order_and_repeated_names() -> None:
 def test_a_batch_of_one_type_is_one_batch_of_columns() -> None:
     """Records in normal form make one block, with every field of the type in its order, absent ones as None."""
     events = [builders.page_view(number, at=builders.START + number) for number in range(3)]
-    (batch,) = REGISTRY.decode_events(REGISTRY.encode_events(events)).batches
+    with patch.object(raw_batch, "FEW", 0):
+        (batch,) = REGISTRY.decode_events(REGISTRY.encode_events(events)).batches
     assert (batch.type, batch.rows) == ("page_view", [0, 1, 2])
     assert tuple(batch.columns) == TYPES["page_view"].__struct_fields__
     assert batch.columns["occurred_at"] == [builders.START, builders.START + 1, builders.START + 2]
@@ -343,7 +351,7 @@ def test_an_older_version_is_read_with_its_own_schema() -> None:
     registry = Registry(Settings(schema_registry=SchemaRegistry()))
     registry._readers[99] = SchemaReader(older)
     value = b"\x00" + (99).to_bytes(4) + encoded.getvalue()
-    assert outcomes(registry.decode_events([value, VALUE]), 2) == [PAGE_VIEW, PAGE_VIEW]
+    assert decoded([value, VALUE], registry=registry) == [PAGE_VIEW, PAGE_VIEW]
 
 
 def test_a_field_of_a_newer_version_is_kept_as_an_extra() -> None:
@@ -357,7 +365,7 @@ def test_a_field_of_a_newer_version_is_kept_as_an_extra() -> None:
     fastavro.schemaless_writer(encoded, newer, builders.as_decoded(PAGE_VIEW) | {"language": "de", "scores": [1, 2]})
     registry = Registry(Settings(schema_registry=SchemaRegistry()))
     registry._readers[99] = SchemaReader(newer)
-    (outcome,) = outcomes(registry.decode_events([b"\x00" + (99).to_bytes(4) + encoded.getvalue()]), 1)
+    (outcome,) = decoded([b"\x00" + (99).to_bytes(4) + encoded.getvalue()], registry=registry)
     assert isinstance(outcome, Event)
     assert getattr(outcome, "properties") == normal_text({"plan": "pro", "language": "de", "scores": [1, 2]})  # noqa: B009
 

@@ -1,10 +1,10 @@
 """The state of sessionize and identify: what they write is all that the next owner of a partition needs.
 
-A new part, restored from what was written, takes over before every batch. The derived records, applied in their order, are what
+A new part, restored from what was written, takes over before some batches. The derived records, applied in their order, are what
 readers have at the end; they must be what `resolve` computes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -16,6 +16,7 @@ from pipeline.agents.decoding import Arrival
 from pipeline.agents.harness import Effects
 from pipeline.agents.identify import Portals, route_key
 from pipeline.agents.sessionize import Visitors
+from pipeline.agents.visitor import Visitor
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, is_evidence
 from pipeline.core.policy import IdentityPolicy, Policy, Rebind, SessionPolicy
@@ -44,13 +45,15 @@ def new_portals(policy: IdentityPolicy = DEFAULTS.identity) -> Portals:
     return Portals(policy, REGISTRY.encode)
 
 
-def run(new_part: Any, batches: Iterable[list[Arrival]]) -> dict[str, list[dict[str, Any]]]:
-    """What readers of the derived topics have after these batches, each worked on by a new owner of the partition."""
+def run(new_part: Any, batches: Sequence[list[Arrival]], new_owners: Sequence[bool] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """What readers of the derived topics have after these batches; the partition has a new owner before each, or before those said."""
     items: dict[bytes, bytes] = {}
     shown: dict[tuple[str, bytes], bytes] = {}
-    for batch in batches:
-        part: StatefulPart = new_part()
-        part.restore(items)
+    part: StatefulPart = new_part()
+    for batch, new_owner in zip(batches, new_owners or [True] * len(batches), strict=True):
+        if new_owner:
+            part = new_part()
+            part.restore(items)
         effects = part.apply(batch)
         _apply(items, effects.changes.items())
         _apply(shown, (((output.topic, output.key), output.value) for output in effects.outputs))
@@ -94,7 +97,25 @@ def test_sessions_survive_any_change_of_owner(data: st.DataObject, events: list[
         cookies.setdefault((event.portal_id, event.event_id), set()).update({event.utk} if event.utk else ())
     arrivals: list[Arrival] = [(utk.encode(), event) for event in events for utk in sorted(cookies[event.portal_id, event.event_id])]
     without_cookie: list[Arrival] = [(event.event_id.encode(), event) for event in events if event.utk is None]
-    shown = run(new_visitors, data.draw(deliveries(arrivals + without_cookie)))
+    batches = data.draw(deliveries(arrivals + without_cookie))
+    if data.draw(st.booleans(), label="mostly in order, as usual"):
+        batches.sort(key=lambda batch: min((event.occurred_at for _, event in batch), default=0))
+    shown = run(new_visitors, batches, data.draw(st.lists(st.booleans(), min_size=len(batches), max_size=len(batches))))
+    assert values(shown.get("sessions", ()), SESSION) == values(resolved(events).sessions, SESSION)
+
+
+@given(data=st.data(), events=colliding_events(kinds=("page_view", "custom_event", "email_click"), copies=False, max_size=25))
+def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event]) -> None:
+    """The quick way of the usual case, in turn with the general one: now and then something late, twice, or after a change of owner."""
+    ordered = sorted(events, key=lambda event: (event.occurred_at, event.event_id))
+    for late in data.draw(st.lists(st.integers(0, max(0, len(ordered) - 1)), max_size=2)) if ordered else ():
+        ordered.append(ordered.pop(late) if data.draw(st.booleans(), label="late, or twice") else ordered[late])
+    arrivals: list[Arrival] = [((event.utk or event.event_id).encode(), event) for event in ordered]
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=len(arrivals), max_size=len(arrivals)))
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    batches = [arrivals[end - size : end] for size, end in zip(sizes, ends, strict=True) if end - size < len(arrivals)]
+    owners = data.draw(st.lists(st.integers(0, 4).map(lambda n: n == 0), min_size=len(batches), max_size=len(batches)))
+    shown = run(new_visitors, batches, owners)
     assert values(shown.get("sessions", ()), SESSION) == values(resolved(events).sessions, SESSION)
 
 
@@ -121,6 +142,48 @@ def test_the_same_batch_again_changes_nothing() -> None:
     for part, arrival in ((visitors, (utk("a").encode(), view)), (portals, (b"1", form))):
         assert part.apply([arrival]).outputs != []
         assert part.apply([arrival]) == ([], {}, 0)
+
+
+def test_activity_in_order_is_never_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes sessions fast; and after many batches the cookie is still a few chunks, which the next owner can read."""
+    visitors, written = new_visitors(), dict[bytes, bytes]()
+    key = str(page_view(1).utk).encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(Visitor, "advance", lambda *_: pytest.fail("unpacked"))
+        for number in range(100):
+            _apply(written, visitors.apply([(key, page_view(number, at=START + number))]).changes.items())
+    late = [(key, page_view(1_000, at=START - 1))]
+    _apply(written, visitors.apply(late).changes.items())
+    assert len(written) < 5
+    restored = new_visitors()
+    restored.restore(written)
+    assert restored.apply([*late, *((key, page_view(number, at=START + number)) for number in range(100))]) == ([], {}, 0)
+
+
+def test_a_cookie_with_much_history_is_cut_into_records_that_kafka_takes() -> None:
+    visitors = new_visitors()
+    key = str(page_view(1).utk).encode()
+    views = [page_view(number, at=START + number, url=f"https://x.io/{'long' * 2_000}/{number}") for number in range(300)]
+    written = visitors.apply([(key, view) for view in views]).changes
+    assert max(len(chunk) for chunk in written.values() if chunk is not None) < 300_000
+    restored = new_visitors()
+    restored.restore({key: value for key, value in written.items() if value is not None})
+    assert restored.apply([(key, view) for view in views]) == ([], {}, 0)
+
+
+def test_what_is_forgotten_leaves_the_changelog() -> None:
+    """A robot with a limit of 100 events, restored after every batch: the table stays small, and its sessions are counted on."""
+    key = str(page_view(1).utk).encode()
+    items: dict[bytes, bytes] = {}
+    numbers = []
+    for number in range(400):
+        part = Visitors(SessionPolicy(), Retention(DAY, 100), REGISTRY.encode)
+        part.restore(items)
+        effects = part.apply([(key, page_view(number, at=START + number * 1_800_001))])
+        _apply(items, effects.changes.items())
+        numbers += [REGISTRY.decode(output.value)["number"] for output in effects.outputs if output.value]
+    assert numbers == list(range(1, 401))
+    assert len(items) < 40
 
 
 def test_what_belongs_before_what_is_forgotten_is_counted_as_late() -> None:

@@ -1,0 +1,70 @@
+"""Batches on their way through a part: side by side where they may be, together where that saves work, in order where they must be.
+
+Each batch belongs to a lane (a partition). While one call works on a lane, what arrives for it waits, and the next call takes all
+of it at once: a part that falls behind has larger transactions and so catches up, and a topic with little traffic rides along
+with a busy one. Lanes run in a few threads, so that one computes while another waits for Kafka.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from pipeline.adapters.batching import Batch
+
+THREADS = 3
+
+
+class Work(Protocol):
+    """What is done to batches. Any exception ends the process."""
+
+    def lane(self, batch: Batch) -> int:
+        """Batches of different lanes may be worked on at the same time."""
+
+    def settle(self, batches: Sequence[Batch]) -> bool:
+        """Works on batches of one lane, in order. True when they are done for good, False if they are not ours to do."""
+
+
+Done = Callable[[Sequence[Any], bool], None]
+"""Hears which Faust events were settled together, and what `settle` said."""
+
+
+class Lanes:
+    """The lanes of one `Work`. All methods belong to the event loop; `settle` runs in threads."""
+
+    def __init__(self, work: Work, most_waiting: int, done: Done, failed: Callable[[BaseException], object]) -> None:
+        self._work = work
+        self._most_waiting = most_waiting
+        self._done = done
+        self._failed = failed
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lane")
+        self._waiting: defaultdict[int, list[Any]] = defaultdict(list)
+        self._records_waiting = 0
+        self._tasks: dict[int, Awaitable[None]] = {}
+        self._moved = asyncio.Event()
+
+    async def put(self, event: Any) -> None:
+        """Takes a Faust event whose value is a batch. Returns when at most `most_waiting` records wait: a slow part slows its reader."""
+        lane = self._work.lane(event.value)
+        self._waiting[lane].append(event)
+        self._records_waiting += len(event.value)
+        if lane not in self._tasks:
+            self._tasks[lane] = asyncio.create_task(self._run(lane))
+        while self._records_waiting > self._most_waiting:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _run(self, lane: int) -> None:
+        """Settles what waits in the lane until nothing does."""
+        loop = asyncio.get_running_loop()
+        try:
+            while events := self._waiting.pop(lane, []):
+                batches = [event.value for event in events]
+                self._records_waiting -= sum(map(len, batches))
+                self._moved.set()
+                self._done(events, await loop.run_in_executor(self._threads, self._work.settle, batches))
+        except Exception as error:  # noqa: BLE001  # whatever it is: nothing may be acked after it
+            self._failed(error)
+        finally:
+            del self._tasks[lane]
