@@ -30,6 +30,8 @@ from pipeline.logs import logger
 from pipeline.settings import Settings
 
 DELIVERY_TIMEOUT_MS = 300_000
+LINGER_MS = 200
+"""How long a record may wait for others of its partition: large record batches are cheap for the broker and for every reader."""
 PATIENCE_S = 3.0
 """How long nothing may move before we say that we wait."""
 LONGEST_LETTER = 16_000_000
@@ -113,6 +115,7 @@ class _Publication:
             **{
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
                 "queue.buffering.max.messages": 200_000,
+                "linger.ms": LINGER_MS,
                 "queue.buffering.max.kbytes": 64 << 10,
                 "message.max.bytes": LONGEST_LETTER + (1 << 20),
                 "delivery.report.only.error": accepted is None,  # nobody asks for the others, and they cost as much as encoding

@@ -35,6 +35,10 @@ _BOOLEANS = (b"\x00", b"\x01")
 
 def _long(value: int) -> bytes:
     zigzag = value << 1 if value >= 0 else ~(value << 1)
+    if zigzag < 1 << 14:
+        return _LAST_14_BITS[zigzag]
+    if 1 << 28 <= zigzag < 1 << 42:  # such as times of our days
+        return _NEXT_14_BITS[zigzag & 0x3FFF] + _NEXT_14_BITS[zigzag >> 14 & 0x3FFF] + _LAST_14_BITS[zigzag >> 28]
     encoded = b""
     while zigzag >> 14:
         encoded += _NEXT_14_BITS[zigzag & 0x3FFF]

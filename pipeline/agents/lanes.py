@@ -14,6 +14,9 @@ from typing import Any, Protocol
 from pipeline.adapters.batching import Batch
 
 THREADS = 3
+PAUSE_S = 0.25
+"""The calls for a lane begin at least so far apart. One that comes after a quiet time begins at once; many small ones would cost more
+than their work: each is a transaction."""
 
 
 class Work(Protocol):
@@ -42,6 +45,8 @@ class Lanes:
         self._waiting: defaultdict[int, list[Any]] = defaultdict(list)
         self._records_waiting = 0
         self._tasks: dict[int, Awaitable[None]] = {}
+        self._began: dict[int, float] = {}
+        """When the last call for each lane began, in the loop's time."""
         self._moved = asyncio.Event()
 
     async def put(self, event: Any) -> None:
@@ -55,11 +60,19 @@ class Lanes:
             self._moved.clear()
             await self._moved.wait()
 
+    async def _pause(self, seconds: float) -> None:
+        """Lets more arrive, unless enough has."""
+        if seconds > 0 and self._records_waiting <= self._most_waiting // 2:
+            await asyncio.sleep(seconds)
+
     async def _run(self, lane: int) -> None:
         """Settles what waits in the lane until nothing does."""
         loop = asyncio.get_running_loop()
         try:
-            while events := self._waiting.pop(lane, []):
+            while self._waiting[lane]:
+                await self._pause(self._began.get(lane, 0.0) + PAUSE_S - loop.time())
+                self._began[lane] = loop.time()
+                events = self._waiting.pop(lane)
                 batches = [event.value for event in events]
                 self._records_waiting -= sum(map(len, batches))
                 self._moved.set()

@@ -64,7 +64,7 @@ class Visitors:
         late = 0
         for cookie, events in _by_cookie(arrivals).items():
             visitor = self._visitors.get(cookie) or Visitor(cookie)
-            written = visitor.append(events, self._rules) or visitor.advance(events, self._rules)
+            written = visitor.add(events, self._rules)
             if written.chunks:
                 self._visitors[cookie] = visitor
                 self._add(effects, cookie, written)

@@ -1,12 +1,13 @@
 """One cookie in memory: what nearly all activity needs stands ready, all else is packed.
 
-Most events are new, and come after all that their cookie has done. For these, the fold's last session is all there is to know
-(`Visitor.append`); anything else (a copy, a late event, one to forget) unpacks the cookie and asks the core
-(`Visitor.advance`). Both write the same: the sessions that changed, and *chunks* for the changelog, each with some events and all
-their copies, numbered; a later chunk speaks for an event instead of an earlier one. `restore` reads them back.
+| what arrives | what is unpacked |
+|---|---|
+| activity after all that the cookie has done, as nearly all is | nothing: the fold's last session is all there is to know (`_append`) |
+| anything that concerns only the cookie's last few events | these (`_advance`, from the fold's state before them) |
+| all else: another copy of an older event, an event from longer ago, something to forget | everything (`_advance`) |
 
-A trace (core/copies.py) takes as long to make as all the rest, and is needed only when another copy comes. So page views
-are chunked as they are, without the fields that are not compared; `advance` makes their traces.
+All three write the same: the sessions that changed, and *chunks* for the changelog, each with some events, numbered; a later chunk
+speaks for an event instead of an earlier one. `restore` reads them back.
 """
 
 import struct
@@ -17,34 +18,40 @@ from typing import Any, NamedTuple
 import lz4.block
 import msgspec
 
-from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, trace
+from pipeline.core.copies import Trace
 from pipeline.core.events import Event, EventId, Millis, PageView, PortalId, Utk
 from pipeline.core.policy import SessionPolicy
-from pipeline.core.sessions import Activity, CookieState, Retention, Session, SessionChanges, activity_of, advance, fold
+from pipeline.core.sessions import (
+    Activity,
+    CookieState,
+    Kept,
+    Retention,
+    Session,
+    activity_in,
+    activity_of,
+    advance,
+    fold,
+    keep,
+)
 
 CHUNK_BYTES = 250_000
 """Larger chunks are cut in two, unless they are of one event; Kafka takes a megabyte."""
-_UNPACKED = 4
-"""So many chunks of a cookie stay as they are before they are packed together: packing costs more than a small event is worth."""
+_NEWER = 8
+"""So many chunks stay unpacked; then most of their events are packed."""
 _SCATTERED = 16
 """With so many more chunks in the changelog than its size needs, a cookie is written anew."""
 
-_LONG_PROPERTIES = 256
-"""Characters. Longer ones are kept as a digest, in a trace."""
-
 Cookie = tuple[PortalId, Utk]
 View = tuple[Any, ...]
-"""A page view as it is chunked: the values of `_VIEW`."""
+"""A page view as it is chunked, the values of `_VIEW`: without the fields that are not compared, and those of the cookie."""
 _VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Some events of a cookie, each in one of the two forms."""
+    """Some events of a cookie, as `sessions.Kept`."""
 
-    copies: dict[EventId, tuple[Trace, ...]] = {}
-    """All copies of an event."""
-    views: Sequence[View] = ()
-    """Page views of this cookie of which there is one copy."""
+    copies: dict[EventId, tuple[Trace, ...]]
+    views: Sequence[View]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -74,14 +81,15 @@ class Written(NamedTuple):
 
 
 class Visitor(msgspec.Struct, gc=False):
-    """One cookie of a portal. Mutable; everything packed. About 130 bytes an event."""
+    """One cookie of a portal, packed."""
 
     cookie: Cookie
-
-    older: bytes = b""
-    """Chunks in LZ4."""
+    older: tuple[bytes, ...] = ()
+    """Lists of chunks in LZ4: all events up to `base`."""
+    base: bytes = b""
+    """The fold's session after `older`, before `newer`; empty if there is none."""
     newer: tuple[bytes, ...] = ()
-    """Chunks after them."""
+    """Chunks."""
     first: int = 0
     """Number of the first chunk that is in the changelog."""
     end: int = 0
@@ -89,99 +97,129 @@ class Visitor(msgspec.Struct, gc=False):
     forgotten: bytes = b""
     """The fold's session after what is forgotten; empty if nothing is."""
     last: bytes | None = b""
-    """The fold's session after everything; empty if there is none yet, None if it is not known."""
+    """The fold's session after everything; empty if there is none. None after `restore`: then `base`, `ids`, `oldest` are unknown, too."""
     ids: bytes = b""
-    """Eight bytes of each remembered event: whether one was there before. Right only while `last` is known, like `oldest`."""
+    """Eight bytes of each remembered event: whether it was there before."""
     oldest: Millis = Millis(0)
     """When the oldest remembered activity was; 0 if there is none."""
 
     @classmethod
     def restore(cls, cookie: Cookie, chunks: Mapping[int, bytes], forgotten: bytes) -> "Visitor":
         """From what was written."""
-        packed = _pack([chunks[number] for number in sorted(chunks)])
-        return cls(cookie, packed, (), min(chunks), max(chunks) + 1, forgotten, None)
+        older = _packed([chunks[number] for number in sorted(chunks)])
+        return cls(cookie, (older,), first=min(chunks), end=max(chunks) + 1, forgotten=forgotten, last=None)
 
-    def append(self, events: Sequence[Event], rules: Rules) -> Written | None:
-        """Adds activity that follows all there is; None, and nothing done, if it may be anything else."""
+    def add(self, events: Sequence[Event], rules: Rules) -> Written:
+        """Adds events whose records have this cookie as their key."""
         if self.last is None:
-            return None
+            return self._advance_all(events, rules)
+        ids = [_digest(hash(event.event_id)) for event in events]
+        known = [id_ in self.ids for id_ in ids]
+        times = [event.occurred_at for event in events]
+        if rules.retention.is_exceeded(min(self.oldest or _FAR, *times), max(times), len(known) + len(self.ids) // 8):
+            return self._advance_all(events, rules)
+        if not any(known) and len(set(ids)) == len(ids) and (written := self._append(events, rules)):
+            self.ids += b"".join(ids)
+            return written
+        newer = CookieState(_session(self.base), self._unpacked(map(_decode_chunk, self.newer)))
+        if any(newer.is_late(event) or (there and event.event_id not in newer.events) for event, there in zip(events, known, strict=True)):
+            return self._advance_all(events, rules)
+        return self._advance_newer(events, rules, newer)
+
+    def _append(self, events: Sequence[Event], rules: Rules) -> Written | None:
+        """Adds new events if they are activity that follows all there is; None, and nothing done, if not."""
         activity = _own_activity(events, self.cookie[1])
         if activity is None:
             return None
-        ids = [_digest(hash(at_id[1])) for at_id in activity]
-        known = self.ids
-        if len(set(ids)) < len(ids) or (known and any(id_ in known for id_ in ids)):
-            return None
         activity.sort(key=_place)
-        last = _decode_session(self.last) if self.last else None
+        last = _session(self.last or b"")
         if last is not None and activity[0][:2] <= (last.ended_at, last.last_event_id):
-            return None
-        oldest = self.oldest or activity[0][0]
-        if rules.retention.is_exceeded(oldest, activity[-1][0], len(known) // 8 + len(ids)):
             return None
         sessions = fold(activity, rules.policy, last)
         if last is not None and sessions[0].last_event_id == last.last_event_id:
             del sessions[0]
-        chunks = self._write(_chunk(events))
         self.last = _encode(sessions[-1])
-        self.ids = known + b"".join(ids)
-        self.oldest = oldest
+        self.oldest = self.oldest or activity[0][0]
+        chunks = self._write({event.event_id: keep(None, event, self.cookie[1]) for event in events}, rules)
         return Written(sessions, (), chunks, None, 0)
 
-    def advance(self, events: Sequence[Event], rules: Rules) -> Written:
-        """Adds anything, as `sessions.advance` does."""
-        traces = [trace(event, KEPT_BY_SESSIONS) for event in events]
-        state, changes = advance(self._state(), traces, self.cookie[1], rules.policy, rules.retention)
+    def _advance_newer(self, events: Sequence[Event], rules: Rules, state: CookieState) -> Written:
+        """Adds anything that concerns only the newer events."""
+        _, changes = advance(state, events, self.cookie[1], rules.policy, _FOREVER)
+        if not changes.events:
+            return Written((), (), {}, None, 0)
+        self.last = _packed_session(changes.last)
+        self.ids += b"".join(_digest(hash(event_id)) for event_id in changes.events if event_id not in state.events)
+        self.oldest = min(self.oldest or _FAR, *(event.occurred_at for event in events))
+        return Written(changes.upserts, changes.removed, self._write(changes.events, rules), None, 0)
+
+    def _advance_all(self, events: Sequence[Event], rules: Rules) -> Written:
+        """Adds anything."""
+        unpacked = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
+        before = CookieState(_session(self.forgotten), self._unpacked((*unpacked, *map(_decode_chunk, self.newer))))
+        state, changes = advance(before, events, self.cookie[1], rules.policy, rules.retention)
+        if changes.events or self.last is None:
+            self._know(state, rules)
         if not changes.events:
             return Written((), (), {}, None, changes.late)
-        self._know(state, changes)
-        forgets = changes.forgotten is not None
-        if forgets or self._is_scattered(len(state.copies)):
-            chunks = self._rewrite(Chunk(state.copies))
+        if changes.before is not None:
+            self.forgotten = _packed_session(changes.before)
+        if changes.before is not None or self.end - self.first > _SCATTERED + len(state.events) // 100:
+            gone: dict[int, bytes | None] = dict.fromkeys(range(self.first, self.end))
+            self.first = self.end
+            chunks = gone | self._numbered(_encoded(_chunk(state.events)))
         else:
-            chunks = self._write(Chunk({event_id: copies for event_id, copies in changes.events.items() if copies is not None}))
-        if forgets:
-            self.forgotten = _encode(changes.forgotten)
-        return Written(changes.upserts, changes.removed, chunks, self.forgotten if forgets else None, changes.late)
+            chunks = self._numbered(_encoded(_chunk(changes.events)))
+        return Written(changes.upserts, changes.removed, chunks, self.forgotten if changes.before is not None else None, changes.late)
 
-    def _state(self) -> CookieState:
-        """Everything, unpacked. Traces that had to be made for it are kept."""
-        copies: dict[EventId, tuple[Trace, ...]] = {}
-        made = False
-        for chunk in (*(_decode_chunks(lz4.block.decompress(self.older)) if self.older else ()), *map(_decode_chunk, self.newer)):
-            for view in chunk.views:
-                event = _event(self.cookie, view)
-                copies[event.event_id] = (trace(event, KEPT_BY_SESSIONS),)
-                made = True
-            copies |= chunk.copies
-        if made:
-            self.older, self.newer = _pack([_encode(Chunk(copies))]), ()
-        return CookieState(_decode_session(self.forgotten) if self.forgotten else None, copies)
+    def _know(self, state: CookieState, rules: Rules) -> None:
+        """Packs everything anew."""
+        activity = activity_in(state.events, self.cookie[1])
+        self.oldest = activity[0][0] if activity else Millis(0)
+        self.ids = b"".join(_digest(hash(event_id)) for event_id in state.events)
+        self.older, self.base = (), _packed_session(state.before)
+        self._pack_before(max(0, len(activity) - _NEWER), activity, state.events, rules)
+        sessions = fold(activity[-_NEWER:], rules.policy, _session(self.base))
+        self.last = _packed_session(sessions[-1] if sessions else None)
 
-    def _know(self, state: CookieState, changes: SessionChanges) -> None:
-        """Makes ready what `append` needs."""
-        self.last = _encode(changes.last) if changes.last is not None else b""
-        self.oldest = changes.oldest
-        self.ids = b"".join(_digest(hash(event_id)) for event_id in state.copies)
-
-    def _write(self, chunk: Chunk) -> dict[int, bytes | None]:
-        """Some events as a further chunk or several, also in memory."""
-        chunks = list(_encoded(chunk))
+    def _write(self, events: Mapping[EventId, Kept | None], rules: Rules) -> dict[int, bytes | None]:
+        """Some events as further chunks."""
+        chunks = list(_encoded(_chunk(events)))
         self.newer = (*self.newer, *chunks)
-        if len(self.newer) > _UNPACKED:
-            self.older, self.newer = _pack([*_unpack(self.older), *self.newer]), ()
-        numbers = range(self.end, self.end + len(chunks))
-        self.end = numbers.stop
-        return dict(zip(numbers, chunks, strict=True))
+        if len(self.newer) > _NEWER:
+            newer = self._unpacked(map(_decode_chunk, self.newer))
+            activity = activity_in(newer, self.cookie[1])
+            self._pack_before(len(activity) * 3 // 4, activity, newer, rules)
+        return self._numbered(chunks)
 
-    def _rewrite(self, chunk: Chunk) -> dict[int, bytes | None]:
-        """All events in new chunks, instead of all before."""
-        gone: dict[int, bytes | None] = dict.fromkeys(range(self.first, self.end))
-        self.first, self.older, self.newer = self.end, b"", ()
-        return gone | self._write(chunk)
+    def _pack_before(self, place: int, activity: Sequence[Activity], newer: Mapping[EventId, Kept], rules: Rules) -> None:
+        """Packs all newer events but for the activity from this place on."""
+        staying = {event_id for _, event_id, *_ in activity[place:]}
+        moving = {event_id: kept for event_id, kept in newer.items() if event_id not in staying}
+        if moving:
+            self.older = (*self.older, _packed([_encode(_chunk(moving))]))
+        if place:
+            self.base = _encode(fold(activity[:place], rules.policy, _session(self.base))[-1])
+        self.newer = (_encode(_chunk({event_id: newer[event_id] for event_id in staying})),) if staying else ()
 
-    def _is_scattered(self, events: int) -> bool:
-        return self.end - self.first > _SCATTERED + events // 100
+    def _numbered(self, chunks: Iterable[bytes]) -> dict[int, bytes | None]:
+        numbered: dict[int, bytes | None] = dict(enumerate(chunks, self.end))
+        self.end += len(numbered)
+        return numbered
+
+    def _unpacked(self, chunks: Iterable[Chunk]) -> dict[EventId, Kept]:
+        """The events of these chunks."""
+        portal, utk = self.cookie
+        events: dict[EventId, Kept] = {}
+        for chunk in chunks:
+            for id_, at, url, title, referrer, starts, hstc, hssc, properties in chunk.views:
+                events[id_] = PageView(id_, portal, at, None, utk, url, title, referrer, None, None, starts, hstc, hssc, properties)
+            events |= chunk.copies
+        return events
+
+
+_FAR = Millis(1 << 62)
+_FOREVER = Retention(1 << 62, 1 << 62)
 
 
 def _own_activity(events: Iterable[Event], utk: Utk) -> list[Activity] | None:
@@ -195,22 +233,18 @@ def _own_activity(events: Iterable[Event], utk: Utk) -> list[Activity] | None:
     return found
 
 
-def _chunk(events: Iterable[Event]) -> Chunk:
-    """The first copies of these events of one cookie."""
-    copies: dict[EventId, tuple[Trace, ...]] = {}
-    views: list[View] = []
-    for event in events:
-        if type(event) is PageView and len(event.properties or "") <= _LONG_PROPERTIES:
-            views.append(_view(event))
-        else:
-            copies[event.event_id] = (trace(event, KEPT_BY_SESSIONS),)
-    return Chunk(copies, views)
+def _session(packed: bytes) -> Session | None:
+    return _decode_session(packed) if packed else None
 
 
-def _event(cookie: Cookie, view: View) -> PageView:
-    """The page view that was chunked, without the fields that are not compared."""
-    event_id, occurred_at, url, title, referrer, starts, hstc, hssc, properties = view
-    return PageView(event_id, cookie[0], occurred_at, None, cookie[1], url, title, referrer, None, None, starts, hstc, hssc, properties)
+def _packed_session(session: Session | None) -> bytes:
+    return b"" if session is None else _encode(session)
+
+
+def _chunk(events: Mapping[EventId, Kept | None]) -> Chunk:
+    """These events, without those that are gone."""
+    copies = {event_id: kept for event_id, kept in events.items() if isinstance(kept, tuple)}
+    return Chunk(copies, [_view(kept) for kept in events.values() if isinstance(kept, PageView)])
 
 
 def _encoded(chunk: Chunk) -> Iterator[bytes]:
@@ -225,10 +259,6 @@ def _encoded(chunk: Chunk) -> Iterator[bytes]:
     yield from _encoded(Chunk(dict(copies[copy:]), views[view:]))
 
 
-def _pack(chunks: Sequence[bytes | msgspec.Raw]) -> bytes:
+def _packed(chunks: Sequence[bytes]) -> bytes:
     packed: bytes = lz4.block.compress(_encode([msgspec.Raw(chunk) for chunk in chunks]))
     return packed
-
-
-def _unpack(older: bytes) -> list[msgspec.Raw]:
-    return msgspec.msgpack.decode(lz4.block.decompress(older), type=list[msgspec.Raw]) if older else []

@@ -122,11 +122,12 @@ def _canonical(present: dict[str, Any]) -> bytes:
 
 
 def _is_canonical(properties: JsonText) -> bool:
-    """Whether this normal text is RFC 8785 JSON as it stands: sure if it is flat and has only small integers."""
+    """Whether this normal text is RFC 8785 JSON as it stands: sure if it is flat and has no numbers that JavaScript writes its own way."""
     for value in orjson.loads(properties).values():
         kind = type(value)
-        if kind not in _SCALARS and not (kind is int and -_EXACT_DOUBLES < value < _EXACT_DOUBLES):
-            return False
+        if kind in _SCALARS or (kind is int and -_EXACT_DOUBLES < value < _EXACT_DOUBLES) or (kind is float and 1e-4 < abs(value) < 1e15):
+            continue
+        return False
     return True
 
 

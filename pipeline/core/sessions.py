@@ -4,22 +4,22 @@ Sessions are a fold over a cookie's activity in the order (`occurred_at`, `event
 far as it is known, and nothing else. Both forms rest on it:
 
 * plain: `fold(activity, policy)` over all of a cookie's activity; what `resolve` does;
-* incremental: `CookieState` holds the traces of a cookie's recent events and the fold's state before them, and
-  `advance` takes the state and a batch of new traces and returns the new state and what changed.
+* incremental: `CookieState` holds a cookie's recent events and the fold's state before them, and
+  `advance` takes the state and a batch of new events and returns the new state and what changed.
 
 The incremental form may forget the oldest events (`Retention`): it keeps the state that the fold had after them, so what
 comes later is computed exactly. Only an event that belongs *before* that point cannot be placed any more: it is late.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from pipeline.core.copies import Trace, add_trace, merge_traces
+from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, add_trace, merge_traces, trace
 from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Utk, is_activity
 from pipeline.core.ids import SessionId, session_id
 from pipeline.core.policy import SessionPolicy
@@ -115,8 +115,8 @@ def traffic_source(url: str, referrer: str | None) -> str | None:
     """
     query = url.partition("#")[0].partition("?")[2]
     if query and ("utm_" in query or "id=" in query or "%" in query):
-        values = parse_qs(query, max_num_fields=None)
-        utm = [values.get(name, [""])[0] for name in UTM_PARAMETERS]
+        values = _parameters(query)
+        utm = [values.get(name, "") for name in UTM_PARAMETERS]
         if any(utm):
             return "/".join(utm)
         for name in CLICK_ID_PARAMETERS:
@@ -127,6 +127,18 @@ def traffic_source(url: str, referrer: str | None) -> str | None:
         if host is not None and host != _host(url):
             return host
     return None
+
+
+def _parameters(query: str) -> dict[str, str]:
+    """The first value of each parameter that has one."""
+    if "%" in query or "+" in query:
+        return {name: values[0] for name, values in parse_qs(query, max_num_fields=None).items()}
+    found: dict[str, str] = {}
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if value:
+            found.setdefault(name, value)
+    return found
 
 
 _PLAIN_HOST = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]*)?(?:[/?#]|$)")
@@ -140,79 +152,99 @@ def _host(url: str) -> str | None:
 
 # The incremental form
 
+Kept = PageView | tuple[Trace, ...]
+"""What live state keeps of an event: the traces of all its copies, or a page view of the cookie as it is while there is one copy.
 
-class CookieState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Live state of one cookie: the fold's state after the forgotten events, and the copies of each remembered one."""
+A trace takes longer to make than all the rest of what is done to an event, and is needed only when another copy comes.
+"""
 
-    forgotten: Session | None = None
-    copies: dict[EventId, tuple[Trace, ...]] = {}
 
-    def is_late(self, new: Trace) -> bool:
-        """Whether the trace belongs before what is forgotten, so that it cannot be placed any more."""
-        last = self.forgotten
+class CookieState(NamedTuple):
+    """Live state of one cookie: the fold's state before the remembered events, and each of these."""
+
+    before: Session | None
+    events: dict[EventId, Kept]
+
+    def is_late(self, new: Event) -> bool:
+        """Whether the event belongs before the remembered ones, so that it cannot be placed here."""
+        last = self.before
         return last is not None and (new.occurred_at, new.event_id) <= (last.ended_at, last.last_event_id)
 
 
 class SessionChanges(NamedTuple):
     """What a batch changed for one cookie: sessions that are new or different, and first events of those that are gone.
 
-    For the changelog: the copies of each event that changed (None: forgotten), and what is forgotten now (None: as before).
-    `late` traces could not be placed. `last` is the fold's state after everything, and `oldest` when the first activity was that is
-    still remembered (0: there is none); both only if something changed.
+    `events` that are new, have another copy, or (None) are forgotten. `before` is the fold's state before the remembered events if
+    some were forgotten. `late` events could not be placed. `last` is the fold's state after everything, if something changed.
     """
 
     upserts: list[Session]
     removed: list[EventId]
-    events: dict[EventId, tuple[Trace, ...] | None]
-    forgotten: Session | None
+    events: dict[EventId, Kept | None]
+    before: Session | None
     late: int
     last: Session | None = None
-    oldest: Millis = Millis(0)
 
 
 def advance(
-    state: CookieState, new: Sequence[Trace], utk: Utk, policy: SessionPolicy, retention: Retention
+    state: CookieState, new: Sequence[Event], utk: Utk, policy: SessionPolicy, retention: Retention
 ) -> tuple[CookieState, SessionChanges]:
-    """The state of cookie `utk` after a batch of `new` traces, in any order, and what changed.
+    """The state of cookie `utk` after a batch of `new` events, in any order, and what changed.
 
     `removed` holds the first event ids of sessions that no longer exist (a session's id follows from it).
     """
-    copies = dict(state.copies)
+    events = dict(state.events)
     late = 0
-    changed: dict[EventId, tuple[Trace, ...] | None] = {}
-    for item in new:
-        if state.is_late(item):
+    changed: dict[EventId, Kept | None] = {}
+    for event in new:
+        if state.is_late(event):
             late += 1
             continue
-        there = copies.get(item.event_id, ())
-        together = add_trace(there, item)
+        there = events.get(event.event_id)
+        together = keep(there, event, utk)
         if together is not there:
-            copies[item.event_id] = changed[item.event_id] = together
+            events[event.event_id] = changed[event.event_id] = together
     if not changed:
         return state, SessionChanges([], [], {}, None, late)
 
-    before = fold(_activity(state.copies, utk), policy, state.forgotten)
-    activity = _activity(copies, utk)
-    after = fold(activity, policy, state.forgotten)
-    upserts, removed = _differences(before, after)
+    activity = activity_in(events, utk)
+    after = fold(activity, policy, state.before)
+    upserts, removed = _differences(fold(activity_in(state.events, utk), policy, state.before), after)
 
-    kept = _forget_from(activity, retention)
-    forgotten = state.forgotten
-    if kept:
-        forgotten = fold(activity[:kept], policy, state.forgotten)[-1]
-        for event_id in _forgettable(copies, activity[:kept]):
-            del copies[event_id]
+    forgotten = _forget_from(activity, retention)
+    before = state.before
+    if forgotten:
+        before = fold(activity[:forgotten], policy, state.before)[-1]
+        for event_id in _forgettable(events, activity[:forgotten]):
+            del events[event_id]
             changed[event_id] = None
-    last = after[-1] if after else None
-    oldest = activity[kept][0] if activity else Millis(0)
-    return CookieState(forgotten, copies), SessionChanges(upserts, removed, changed, forgotten if kept else None, late, last, oldest)
+    changes = SessionChanges(upserts, removed, changed, before if forgotten else None, late, after[-1] if after else None)
+    return CookieState(before, events), changes
 
 
-def _activity(copies: dict[EventId, tuple[Trace, ...]], utk: Utk) -> list[Activity]:
+def keep(there: Kept | None, new: Event, utk: Utk) -> Kept:
+    """What to keep of an event of cookie `utk` with one more copy. The same object if the copy says nothing new."""
+    if there is None:
+        if isinstance(new, PageView) and new.utk == utk and len(new.properties or "") <= _LONG_PROPERTIES:
+            return new
+        return (trace(new, KEPT_BY_SESSIONS),)
+    traces = (trace(there, KEPT_BY_SESSIONS),) if isinstance(there, PageView) else there
+    together = add_trace(traces, trace(new, KEPT_BY_SESSIONS))
+    return there if together is traces else together
+
+
+_LONG_PROPERTIES = 256
+"""Characters. Longer ones are kept as a digest, in a trace."""
+
+
+def activity_in(events: Mapping[EventId, Kept], utk: Utk) -> list[Activity]:
     """The activity of a cookie, in order. A merged event that is another cookie's after all is not among it."""
     found: list[Activity] = []
-    for traces in copies.values():
-        merged = traces[0] if len(traces) == 1 else merge_traces(traces)
+    for kept in events.values():
+        if isinstance(kept, PageView):
+            found.append((kept.occurred_at, kept.event_id, kept.url, kept.referrer, kept.new_browser_session))
+            continue
+        merged = merge_traces(kept)
         if merged.get("utk") == utk:
             kind = merged.get("type")
             if kind == PageView.type:
@@ -242,8 +274,12 @@ def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
     return beyond
 
 
-def _forgettable(copies: dict[EventId, tuple[Trace, ...]], oldest: Sequence[Activity]) -> list[EventId]:
+def _forgettable(events: Mapping[EventId, Kept], oldest: Sequence[Activity]) -> list[EventId]:
     """The `oldest` events, and those that are no activity of this cookie and are as old."""
     active = {event_id for _, event_id, *_ in oldest}
     last = oldest[-1][:2]
-    return [e for e, traces in copies.items() if e in active or all((t.occurred_at, e) <= last for t in traces)]
+    return [
+        event_id
+        for event_id, kept in events.items()
+        if event_id in active or (isinstance(kept, tuple) and all((t.occurred_at, event_id) <= last for t in kept))
+    ]

@@ -149,7 +149,8 @@ def test_activity_in_order_is_never_unpacked(monkeypatch: pytest.MonkeyPatch) ->
     visitors, written = new_visitors(), dict[bytes, bytes]()
     key = str(page_view(1).utk).encode()
     with monkeypatch.context() as patch:
-        patch.setattr(Visitor, "advance", lambda *_: pytest.fail("unpacked"))
+        for general in ("_advance_newer", "_advance_all"):
+            patch.setattr(Visitor, general, lambda *_: pytest.fail("unpacked"))
         for number in range(100):
             _apply(written, visitors.apply([(key, page_view(number, at=START + number))]).changes.items())
     late = [(key, page_view(1_000, at=START - 1))]

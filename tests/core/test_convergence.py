@@ -13,7 +13,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.copies import KEPT_BY_IDENTITY, KEPT_BY_SESSIONS, Trace, add_trace, merge, merge_traces, trace
+from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, add_trace, merge, merge_traces, trace
 from pipeline.core.events import Event, EventId, PortalId, Utk
 from pipeline.core.identity import evidence_of, fold
 from pipeline.core.identity_live import LiveIdentities, evidence_of_trace
@@ -73,13 +73,12 @@ def sessions_by_cookie(events: Iterable[Event], policy: SessionPolicy) -> dict[U
     return {utk: fold_sessions(sorted(of_cookie), policy) for utk, of_cookie in activities.items()}
 
 
-def live_sessions(batches: Iterable[Sequence[Trace]], utk: Utk, policy: SessionPolicy, retention: Retention) -> tuple[list[Session], int]:
-    """The incremental form over batches of one cookie's traces: what a reader has at the end, and how many were late."""
-    state, late = CookieState(), 0
+def live_sessions(batches: Iterable[Sequence[Event]], utk: Utk, policy: SessionPolicy, retention: Retention) -> tuple[list[Session], int]:
+    """The incremental form over batches of one cookie's events: what a reader has at the end, and how many were late."""
+    state, late = CookieState(None, {}), 0
     shown: dict[EventId, Session] = {}
     for batch in batches:
         state, changes = advance(state, batch, utk, policy, retention)
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=CookieState)
         late += changes.late
         for first in changes.removed:
             del shown[first]
@@ -93,8 +92,8 @@ def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Ev
     expected = sessions_by_cookie(merged(events), policy)
     for utk in {event.utk for event in events if event.utk is not None}:
         ids = {event.event_id for event in events if event.utk == utk}
-        traces = [trace(event, KEPT_BY_SESSIONS) for event in events if event.event_id in ids]
-        shown, late = live_sessions(data.draw(deliveries(traces)), utk, policy, FOREVER)
+        copies = [event for event in events if event.event_id in ids]
+        shown, late = live_sessions(data.draw(deliveries(copies)), utk, policy, FOREVER)
         assert shown == expected.get(utk, [])
         assert late == 0
 
@@ -129,7 +128,7 @@ def test_retention_never_changes_the_result_for_events_inside_it(
     arrivals = [view for _, view in sorted(traces, key=lambda pair: (pair[0], pair[1].event_id))]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(arrivals)), max_size=6)))
     bounds = zip([0, *cuts], [*cuts, len(arrivals)], strict=True)
-    batches = [[trace(view, KEPT_BY_SESSIONS) for view in arrivals[start:end]] for start, end in bounds]
+    batches = [arrivals[start:end] for start, end in bounds]
     [(utk, expected)] = sessions_by_cookie(arrivals, SessionPolicy()).items()
     assert live_sessions(batches, utk, SessionPolicy(), Retention(DAY, max_events)) == (expected, 0)
 
@@ -137,7 +136,7 @@ def test_retention_never_changes_the_result_for_events_inside_it(
 def test_an_event_before_what_is_forgotten_is_late_and_counted() -> None:
     """It changes no session; a replay will set it right."""
     views = [page_view(n, at=START + n * DAY) for n in range(4)]
-    batches = [[trace(view, KEPT_BY_SESSIONS)] for view in [*views[1:], views[0]]]
+    batches = [[view] for view in [*views[1:], views[0]]]
     shown, late = live_sessions(batches, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
     assert (len(shown), late) == (3, 1)
 
@@ -145,12 +144,11 @@ def test_an_event_before_what_is_forgotten_is_late_and_counted() -> None:
 def test_state_forgets_what_is_older_than_the_retention() -> None:
     """Only the last day's events stay in memory, with the fold's state before them."""
     views = [page_view(n, at=START + n * 12 * HOUR) for n in range(10)]
-    traces = [trace(view, KEPT_BY_SESSIONS) for view in views]
-    state, changes = advance(CookieState(), traces, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
-    assert len(state.copies) == 3
-    assert state.forgotten is not None
-    assert state.forgotten.number == 7
-    assert sum(copies is None for copies in changes.events.values()) == 7
+    state, changes = advance(CookieState(None, {}), views, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
+    assert len(state.events) == 3
+    assert state.before is not None
+    assert state.before.number == 7
+    assert sum(kept is None for kept in changes.events.values()) == 7
 
 
 @given(data=st.data(), events=colliding_events(max_size=20), policy=identity_policies)
