@@ -88,7 +88,7 @@ class Sessions(Section):
 
 
 class Worker(Section):
-    batch_records: Annotated[int, Field(ge=1, description="Most records of one partition that are worked on at once.")] = 20_000
+    batch_records: Annotated[int, Field(ge=1, description="Most records that a worker reads at once, and that may wait for it.")] = 10_000
     instance: Annotated[
         str | None,
         Field(description="Name of this process among its kind: restarted under it, it has its partitions back at once. `run` sets it."),

@@ -26,6 +26,9 @@ GRACE_S = 10.0
 _TICK_S = 0.1
 _KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
+_FRUGAL = {"MALLOC_ARENA_MAX": "2"}
+"""Parts have a dozen threads, and glibc would keep memory of its own for each."""
+
 log = logger("run")
 
 
@@ -72,7 +75,7 @@ class Supervisor:
     ) -> None:
         """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name."""
         self._lives = [_Life(part) for part in parts]
-        self._environment = {**os.environ, **environment}
+        self._environment = {**_FRUGAL, **os.environ, **environment}
         self._prefix_width = max((len(part.name) for part in parts), default=0) if prefix_lines else None
         self._pauses = pauses
         self._signals = 0

@@ -6,7 +6,7 @@ way (a test compares the two): anything unusual is None here, which means "ask `
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import Any, NamedTuple
 
@@ -37,9 +37,9 @@ def plain_event(line: bytes) -> Event | None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     plan = _PLANS[type(struct)]
-    values = list(msgspec.structs.astuple(struct))
+    values = msgspec.structs.astuple(struct)
     if "" in values:
-        values = [None if value == "" else value for value in values]
+        values = tuple([None if value == "" else value for value in values])
         if any(values[position] is None for position in plan.required):
             return None
     for position, normalised in plan.steps:
@@ -48,7 +48,8 @@ def plain_event(line: bytes) -> Event | None:
             normal = normalised(value)
             if normal is None:
                 return None
-            values[position] = normal
+            if normal is not value:
+                values = (*values[:position], normal, *values[position + 1 :])
     return plan.make(*values)
 
 
@@ -77,7 +78,15 @@ def _plan(type_name: str, rules: dict[str, Rule]) -> _Plan:
 
 
 def _normaliser(rule: Rule) -> Callable[[Any], object]:
-    return _properties if rule is PROPERTIES else rule.normalised
+    """The rule's, for a value of its usual type; cookies and addresses come again and again, so that looking them up is faster."""
+    if rule is PROPERTIES:
+        return _properties
+    return _CACHED.get(rule.normalised, rule.normalised)
+
+
+_CACHED: dict[Callable[[Any], object], Callable[[Any], object]] = {
+    normaliser: lru_cache(8_192)(normaliser) for normaliser in (normalise.utk, normalise.url, normalise.email)
+}
 
 
 def _properties(value: dict[str, str | bool | int | None]) -> str | None:

@@ -32,7 +32,7 @@ Activity = tuple[Millis, EventId, str | None, str | None, bool]
 """What a session sees of an event, sorting as in sessions.md: time, event id; of a page view also url, referrer, `new_browser_session`."""
 
 
-class Session(msgspec.Struct, gc=False):
+class Session(msgspec.Struct, array_like=True, gc=False):
     """One session; times in epoch milliseconds, fields as in sessions.md. Mutable only while `fold` builds it."""
 
     number: int
