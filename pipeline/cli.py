@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The Kafka topics of topics/*.yaml.")
 app.add_typer(topics_app, name="topics")
+letters_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was refused: count it, look at it, put it back.")
+app.add_typer(letters_app, name="dead-letters")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 InputFile = Annotated[
@@ -185,6 +187,63 @@ def check_topics() -> None:
 
     topics.check_topics(_settings())
     print("every topic is as its contract says")
+
+
+Reason = Annotated[str | None, typer.Option(help="Only letters of this reason (malformed_avro, unknown_schema ...).")]
+Topic = Annotated[str | None, typer.Option(help='Only records that stood in this topic; "" for lines that publish refused.')]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was refused then or later: RFC 3339 or epoch milliseconds.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was refused before.")]
+
+
+@letters_app.command("stats")
+def letter_stats(json: Json = False) -> None:
+    """Count the dead letters by reason, topic and part."""
+    from pipeline import letters, output
+
+    output.letter_stats(letters.stats(_settings()), as_json=json)
+
+
+@letters_app.command("list")
+def list_letters(
+    reason: Reason = None,
+    topic: Topic = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most letters to show, the newest.")] = 50,
+    json: Json = False,
+) -> None:
+    """List dead letters, without what they contain."""
+    from pipeline import letters, output
+
+    which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
+    output.letters(letters.newest(_settings(), which, limit), as_json=json)
+
+
+@letters_app.command("show")
+def show_letter(
+    place: Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="Of the letter, as `dead-letters list` shows it.")],
+    json: Json = False,
+) -> None:
+    """Show one dead letter with the bytes that were refused, which may be personal."""
+    from pipeline import letters, output
+
+    output.letter(letters.letter_at(_settings(), place), as_json=json)
+
+
+@letters_app.command("requeue")
+def requeue_letters(
+    reason: Reason = None,
+    topic: Topic = None,
+    since: Since = None,
+    until: Until = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise only say what would happen.")] = False,
+    json: Json = False,
+) -> None:
+    """Put letters back that can be events by now, into the topics that they came from."""
+    from pipeline import letters, output
+
+    which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
+    output.requeued(letters.requeue(_settings(), which, dry_run=not yes), dry_run=not yes, as_json=json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from pipeline.effective import Effective
+    from pipeline.letters import Letter, Requeued, Stat
     from pipeline.publish import Counts
     from pipeline.status import Status
     from pipeline.timelines import Timeline
@@ -100,6 +101,86 @@ def status(status: "Status", *, as_json: bool) -> None:
         print(f"refused by {name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
     if not status.refused:
         print("refused: nothing")
+
+
+def letter_stats(stats: Sequence["Stat"], *, as_json: bool) -> None:
+    if as_json:
+        print_json(stats)
+    elif stats:
+        rows = ((s.reason, s.topic or "(a line)", s.part, s.letters, _moment(s.first), _moment(s.last)) for s in stats)
+        print_table(("reason", "topic", "refused by", "#letters", "first", "last"), rows)
+    else:
+        print("no dead letters")
+
+
+def letters(shown: Iterable["Letter"], *, as_json: bool) -> None:
+    """Without keys and values, which may be personal."""
+    if as_json:
+        print_json([_about(letter) for letter in shown])
+        return
+    rows = (
+        (about["letter"], _moment(letter.buried_at), about["reason"], _stood(letter), about["bytes"], about["error"])
+        for letter in shown
+        for about in [_about(letter)]
+    )
+    print_table(("letter", "refused", "reason", "stood in", "#bytes", "what is wrong"), rows)
+
+
+def letter(shown: "Letter", *, as_json: bool) -> None:
+    """One letter, with the bytes of the record (in JSON as Base64)."""
+    if as_json:
+        own = [{"name": name, "value": value} for name, value in shown.said.own]
+        print_json(_about(shown) | {"key": shown.key, "value": shown.value, "headers": own})
+        return
+    rows = [*(_about(shown) | {"refused_at": _moment(shown.buried_at)}).items()]
+    rows += [(f"header {name}", _readable(value)) for name, value in shown.said.own]
+    print_table(("", ""), [*rows, ("key", _readable(shown.key)), ("value", _readable(shown.value))])
+
+
+def requeued(result: "Requeued", *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"back": result.back, "stay": result.stay, "dry_run": dry_run})
+        return
+    for topic, count in result.back.items():
+        print(f"{'would go' if dry_run else 'went'} back to {topic}: {count}")
+    for reason, count in result.stay.items():
+        print(f"{'would stay' if dry_run else 'stayed'}, still {reason}: {count}")
+    if not result.back and not result.stay:
+        print("no such letters")
+    elif dry_run:
+        print("nothing was done yet: add --yes to do it")
+
+
+def _about(letter: "Letter") -> dict[str, object]:
+    said = letter.said
+    return {
+        "letter": f"{letter.partition}:{letter.offset}",
+        "refused_at": letter.buried_at,
+        "reason": said.reason,
+        "error": said.error,
+        "topic": said.topic or None,
+        "partition": said.partition,
+        "offset": said.offset,
+        "timestamp": said.timestamp,
+        "part": said.part,
+        "version": said.version,
+        "bytes": len(letter.value or b""),
+    }
+
+
+def _stood(letter: "Letter") -> str:
+    said = letter.said
+    return f"{said.topic}:{said.partition}:{said.offset}" if said.topic else f"line {said.offset}"
+
+
+def _readable(value: bytes | None) -> str:
+    """Text as it is, other bytes as hexadecimal digits, with what they say beside them."""
+    if value is None:
+        return "(null)"
+    text = value.decode(errors="replace")
+    if text.isprintable() and "\ufffd" not in text:
+        return text
+    return f"{value.hex(' ')}  " + "".join(character if character.isprintable() else "." for character in text)
 
 
 def _moment(epoch_ms: int | None) -> str:

@@ -22,12 +22,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from pipeline.adapters import clickhouse, dead_letters, derived_rows, event_copies, event_rows, failed_rows, kafka, topics
 from pipeline.adapters.avro import Registry
+from pipeline.adapters.ceiling import Ceiling
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.patience import Complaints, PatientClickHouse, PatientProducer, StoppedError, until_there
 from pipeline.adapters.pending import Pending, Place
 from pipeline.adapters.raw_batch import EventColumns
 from pipeline.agents.health import HealthFile
-from pipeline.core.outcomes import Reason, Refused
+from pipeline.core.outcomes import Refused
 from pipeline.errors import UserError
 from pipeline.logs import logger
 from pipeline.settings import Settings
@@ -38,13 +39,10 @@ TOPICS = (*RAW_TOPICS.values(), *derived_rows.TABLES, dead_letters.TOPIC)
 CHECK_EVENTS = 50_000
 CHECK_SHARE = 40
 """Under load copies are looked for once per so many events or, if that is more, this share of all: a look may have to read all ids."""
-REFUSED_IN_A_ROW = 10_000
-"""So many unreadable records without a readable one between them mean that it is we who cannot read."""
 
 _CONSUME = 10_000
 _CONSUME_S = 0.05
 _HEALTH_EVERY_S = 1.0
-_UNREADABLE = frozenset({Reason.MALFORMED_AVRO, Reason.UNKNOWN_SCHEMA})
 _NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 _CONSUMER = {
     "partition.assignment.strategy": "cooperative-sticky",
@@ -111,7 +109,7 @@ class Recorder:
         self._check = _check_number()
         self._unchecked = 0
         """Events written under that number."""
-        self._unreadable_in_a_row = 0
+        self._ceiling = Ceiling(settings.dead_letters.ceiling)
         self.health_file = HealthFile(settings, PART)
         self._health_at = 0.0
 
@@ -183,6 +181,7 @@ class Recorder:
         if not self._pending.rows:
             return
         events, refused, astray = self._clickhouse.call(self._insert)
+        self._ceiling.check(events, [refusal for _, refusal in refused])
         for message, refusal in refused:
             self._bury(message, refusal)
         self._publish(astray)
@@ -190,8 +189,7 @@ class Recorder:
             self._written[topic, partition] = offset
         self._pending.clear()
         self._unchecked += events
-        self.health_file.health.events += events
-        self.health_file.health.refused += len(refused)
+        self.health_file.health.add(events=events, refused=len(refused))
 
     def _insert(self, client: Client) -> "Inserted":
         """Everything that is pending."""
@@ -210,7 +208,6 @@ class Recorder:
 
     def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> "Inserted":
         decoded = self._registry.decode_events([message.value() for message in messages], topic)
-        self._notice_unreadable(len(messages), [refusal for _, refusal in decoded.refused])
         partitions = [message.partition() for message in messages]
         offsets = [message.offset() for message in messages]
         for batch in decoded.batches:
@@ -219,15 +216,6 @@ class Recorder:
         refused = [(messages[at], refusal) for at, refusal in decoded.refused]
         astray = [event for batch in decoded.batches for event in _astray(batch, messages)]
         return Inserted(len(messages) - len(refused), refused, astray)
-
-    def _notice_unreadable(self, records: int, refused: list[Refused]) -> None:
-        unreadable = sum(refusal.reason in _UNREADABLE for refusal in refused)
-        self._unreadable_in_a_row = self._unreadable_in_a_row + unreadable if unreadable == records else 0
-        if self._unreadable_in_a_row >= REFUSED_IN_A_ROW:
-            raise UserError(
-                f"the last {self._unreadable_in_a_row} records could not be read ({refused[-1].detail}). Is schema_registry.url the "
-                f"registry that their producers use? Nothing was thrown away; start again when it is."
-            )
 
     def _bury(self, message: Message, refusal: Refused) -> None:
         """Among the dead letters, byte for byte."""

@@ -87,6 +87,12 @@ class Sessions(Section):
     ] = 100_000
 
 
+class DeadLetters(Section):
+    ceiling: Annotated[
+        float, Field(gt=0, le=1, description="Share of refused records, of the last 10,000, above which `record` stops; 1 never stops it.")
+    ] = 0.5
+
+
 class Worker(Section):
     batch_records: Annotated[int, Field(ge=1, description="Most records that a worker reads at once, and that may wait for it.")] = 10_000
     instance: Annotated[
@@ -116,6 +122,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouse = ClickHouse()
     schema_registry: SchemaRegistry = SchemaRegistry()
     sessions: Sessions = Sessions()
+    dead_letters: DeadLetters = DeadLetters()
     worker: Worker = Worker()
     log: Log = Log()
     policy_file: Annotated[

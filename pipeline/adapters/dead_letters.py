@@ -10,11 +10,16 @@
 | dlq.part, dlq.version | which part refused it, and its version | same |
 | dlq.size | absent | bytes of the line, if it was too long to be kept whole |
 
-Key, value and the record's own headers stay as they were (its own come first; a line has no key).
+Key, value and the record's own headers stay as they were (its own come first; a line has no key). When a letter was put back
+(`pipeline.letters`), a *mark* follows: `dlq.requeued`, with what tells which letter it was.
 """
 
+import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Self
 
 from pipeline.adapters.contracts import ROOT
 from pipeline.core.outcomes import Refused
@@ -49,6 +54,70 @@ def headers(
     if size is not None:
         about["dlq.size"] = str(size)
     return [*original, *((name, text.encode()) for name, text in about.items())]
+
+
+def mark(reason: str, topic: str, stood: tuple[int, int] | None) -> Headers:
+    """The headers of the mark that a letter was put back; the mark of a line has its bytes."""
+    partition, offset = stood or (-1, -1)
+    about = {"dlq.reason": reason, "dlq.topic": topic, "dlq.partition": str(partition), "dlq.offset": str(offset)}
+    about["dlq.requeued"] = str(time.time_ns() // 1_000_000)
+    return [(name, text.encode()) for name, text in about.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the headers of a letter say, and the record's own. What is missing or odd, as somebody else may write it, is absent."""
+
+    reason: str
+    error: str
+    topic: str
+    partition: int | None
+    offset: int | None
+    timestamp: int | None
+    part: str
+    version: str
+    is_cut: bool
+    is_mark: bool
+    own: Headers
+
+    @classmethod
+    def of(cls, headers: Headers | None) -> Self:
+        """Ours are the last ones, from `dlq.reason` on: a record may have had some of these names itself."""
+        headers = headers or []
+        ours = max((at for at, (name, _) in enumerate(headers) if name == "dlq.reason"), default=0)
+        said = {name: (text or b"").decode(errors="replace") for name, text in headers[ours:]}
+        return cls(
+            said.get("dlq.reason", ""),
+            said.get("dlq.error", ""),
+            said.get("dlq.topic", ""),
+            _number(said.get("dlq.partition")),
+            _number(said.get("dlq.offset")),
+            _number(said.get("dlq.timestamp")),
+            said.get("dlq.part", ""),
+            said.get("dlq.version", ""),
+            "dlq.size" in said,
+            "dlq.requeued" in said,
+            headers[:ours],
+        )
+
+    @property
+    def stood(self) -> tuple[int, int] | None:
+        """Partition and offset of the record, None for a line."""
+        return (self.partition or 0, self.offset or 0) if self.topic else None
+
+    def id(self, value: bytes) -> str:
+        """What failed: where the record stood, or the hash of reason and bytes of a line, which may be published twice."""
+        if self.topic:
+            return f"{self.topic}:{self.partition}:{self.offset}"
+        return f"line:{sha256(self.reason.encode() + b'|' + value).hexdigest()}"
+
+
+def _number(text: str | None) -> int | None:
+    """None for what is no number, and for -1, which says that there is none."""
+    try:
+        return int(text) if text and int(text) >= 0 else None
+    except ValueError:
+        return None
 
 
 _VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]

@@ -5,13 +5,12 @@ may be published twice), a copy by its event and the hash of what it says.
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
 from clickhouse_driver import Client
 
 from pipeline.adapters.contracts import RAW_TOPICS
-from pipeline.adapters.dead_letters import Headers
+from pipeline.adapters.dead_letters import Headers, Said
 from pipeline.adapters.event_rows import Copy
 from pipeline.core.outcomes import Reason
 
@@ -46,13 +45,24 @@ _INSERT = f"INSERT INTO failed_rows ({', '.join(Failed._fields)}) SELECT {_VALUE
 
 
 def dead_letter(key: bytes | None, value: bytes | None, headers: Headers | None) -> Failed:
-    """The row of a dead letter. Headers that are missing or odd, as somebody else may write them, are taken as absent."""
-    said = {name: (text or b"").decode(errors="replace") for name, text in headers or () if name.startswith("dlq.")}
-    topic, reason, value = said.get("dlq.topic", ""), said.get("dlq.reason", ""), value or b""
-    partition, offset, timestamp = (_number(said.get(f"dlq.{name}")) for name in ("partition", "offset", "timestamp"))
-    place = f"{topic}:{partition}:{offset}" if topic else f"line:{sha256(reason.encode() + b'|' + value).hexdigest()}"
-    detail, part = said.get("dlq.error", ""), said.get("dlq.part", "")
-    return Failed(place, reason, detail, topic, partition, offset, timestamp, part, None, None, key, value)
+    """The row of a dead letter, or of the mark that it was put back, which is a later version of it."""
+    said, value = Said.of(headers), value or b""
+    return Failed(
+        id=said.id(value),
+        reason=said.reason,
+        detail=said.error,
+        topic=said.topic,
+        partition=said.partition,
+        offset=said.offset,
+        timestamp=said.timestamp,
+        part=said.part,
+        portal_id=None,
+        event_id=None,
+        key=key,
+        value=value,
+        version=int(said.is_mark),
+        deleted=said.is_mark,
+    )
 
 
 def conflict(copy: Copy, value: bytes, version: int, detail: str | None) -> Failed:
@@ -79,11 +89,3 @@ def conflict(copy: Copy, value: bytes, version: int, detail: str | None) -> Fail
 def insert(client: Client, failed: Sequence[Failed]) -> None:
     if failed:
         client.execute(_INSERT, [list(column) for column in zip(*failed, strict=True)], columnar=True)
-
-
-def _number(text: str | None) -> int | None:
-    """None for what is no number, and for -1, which says that there is none."""
-    try:
-        return int(text) if text and int(text) >= 0 else None
-    except ValueError:
-        return None

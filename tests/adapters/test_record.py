@@ -1,5 +1,6 @@
 """`record`: what is in the topics is in ClickHouse, once, and what cannot be is among the dead letters."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ from clickhouse_driver import Client
 from confluent_kafka import TopicPartition
 
 from pipeline import record
-from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.adapters import ceiling, clickhouse, kafka, topics
 from pipeline.adapters.avro import Registry, UnreadableError
+from pipeline.adapters.ceiling import Ceiling, CeilingError
 from pipeline.adapters.pending import FLUSH_BYTES, FLUSH_ROWS, Pending
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.policy import Policy
-from pipeline.errors import UserError
 from pipeline.record import Recorder
 from pipeline.resolve import resolve_events
-from pipeline.settings import Settings
+from pipeline.settings import DeadLetters, Settings
 from tests.adapters.meaning import key_of, sessions
 from tests.adapters.recording import Gate, caught_up, publish, raw, read, recording
 from tests.builders import START, contact_import, custom_event, email_click, form_submission, identify, page_view, utk
@@ -249,16 +250,35 @@ def test_a_derived_record_that_cannot_be_read_is_a_bug_and_ends_the_process(read
         time.sleep(8)
 
 
-def test_a_flood_of_unreadable_records_says_that_we_are_wrong(settings: Settings, registry: Registry) -> None:
-    clickhouse.migrate(settings)
-    recorder = Recorder(settings, registry, stop=None)  # type: ignore[arg-type]  # never run
-    unreadable = [Refused(Reason.UNKNOWN_SCHEMA, "schema id 99")] * 4_000
-    recorder._notice_unreadable(4_000, unreadable)
-    recorder._notice_unreadable(4_001, unreadable)
-    recorder._notice_unreadable(4_000, unreadable)
-    recorder._notice_unreadable(4_000, unreadable)
-    with pytest.raises(UserError, match="12000 records"):
-        recorder._notice_unreadable(4_000, unreadable)
+def test_a_flood_of_refused_records_stops_us_before_it_is_buried(
+    ready: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says why, and the topic keeps its records: with the ceiling lifted they go among the dead letters."""
+    monkeypatch.setattr(ceiling, "CEILING_RECORDS", 100)
+    publish(ready, [("page-views", b"k", b"no avro")] * 60 + raw(registry, *(page_view(number) for number in range(40))))
+    stop = threading.Event()
+    with pytest.raises(CeilingError, match=r"60 of the last 100 records .* malformed_avro .* dead_letters\.ceiling=1"):
+        record.recorder(ready, stop).run()
+    assert read(ready, "dead-letters") == []
+    lifted = ready.model_copy(update={"dead_letters": DeadLetters(ceiling=1)})
+    with recording(lifted):
+        caught_up(ready)
+    assert len(read(ready, "dead-letters")) == 60
+    assert ask(ready, "SELECT count() FROM events") == [(40,)]
+
+
+def test_the_ceiling_is_a_share_of_the_last_records() -> None:
+    """A few refused records among many are no reason to stop, nor are many among few; an old flood is forgotten."""
+    ceiling = Ceiling(0.5)
+    refused = [Refused(Reason.UNKNOWN_SCHEMA, "schema id 99")] * 4_000
+    ceiling.check(0, refused)
+    ceiling.check(0, refused)
+    ceiling.check(9_000, [])
+    ceiling.check(0, refused[:400])
+    for _ in range(10):
+        ceiling.check(4_000, refused[:3_000])
+    with pytest.raises(CeilingError, match="unknown_schema"):
+        ceiling.check(0, refused)
 
 
 class Message:

@@ -42,7 +42,7 @@ def decode(values: Sequence[bytes | None], topic: str) -> Any:
 
 
 class Counts:
-    """How often each value came, in one partition. A batch takes `pause_s` seconds."""
+    """How often each value came, in one partition. An event takes `pause_s` seconds."""
 
     pause_s: ClassVar[float] = 0
 
@@ -56,7 +56,7 @@ class Counts:
         events = [event for _, event in arrivals]
         if b"poison" in events:
             raise ValueError("the part has a bug")
-        time.sleep(self.pause_s)
+        time.sleep(self.pause_s * len(events))
         self.counts.update(events)
         changes: dict[bytes, bytes | None] = {key: str(self.counts[key]).encode() for key in set(events)}
         late = sum(event.startswith(b"late:") for event in events)

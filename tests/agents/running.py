@@ -89,10 +89,10 @@ class Toy:
         assert producer.flush(30) == 0
 
     def start(self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False) -> "Worker":
-        """A worker process. A slow one takes its time for small batches, so that there is a middle in which things can happen."""
+        """A worker process. A slow one takes its time for each event, so that there is a middle in which things can happen."""
         batches = {"instance": instance} | ({"batch_records": 100} if slow else {})
         settings = self.settings.model_copy(update={"worker": self.settings.worker.model_copy(update=batches)})
-        worker = Worker(PROCESSES.Process(target=work, args=(settings, part, session_s, 0.15 if slow else 0)))
+        worker = Worker(PROCESSES.Process(target=work, args=(settings, part, session_s, 0.004 if slow else 0)))
         self.workers.append(worker)
         return worker
 

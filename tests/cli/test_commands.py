@@ -12,7 +12,7 @@ from pipeline.app import ROLES
 from tests.builders import START, form_submission, line, page_view
 from tests.cli.conftest import Run
 
-COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "status", "config", "migrate", "topics", "demo"]
+COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "status", "config", "migrate", "topics", "dead-letters", "demo"]
 NOTHING_LISTENS = "127.0.0.1:1"
 
 
@@ -25,7 +25,16 @@ def events(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS), ["topics", "create"], ["topics", "check"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        *([command] for command in COMMANDS),
+        ["topics", "create"],
+        ["topics", "check"],
+        *(["dead-letters", name] for name in ("stats", "list", "show", "requeue")),
+    ],
+)
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     """`--help` explains every command."""
     ended = run(*command, "--help")
