@@ -133,6 +133,30 @@ def timeline(
 
 
 @app.command()
+def explain(
+    event: Annotated[str | None, typer.Option(help="Event id.")] = None,
+    utk: Annotated[str | None, typer.Option(help="Visitor cookie.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Contact id.")] = None,
+    portal: Annotated[int | None, typer.Option(min=1, help="Portal id; needed only if several portals have such a one.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Say also what would be under another policy: identity.rebind=move_all."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell why an event, a cookie or a contact is whose it is: every piece of evidence, its rule, and what it did."""
+    from pipeline import explain as explaining
+    from pipeline import explained_words, output
+
+    asked = explaining.subject(event, utk, contact)
+    shown = explaining.explain(_settings(), asked, portal, set_ or ())
+    if json:
+        output.print_json(explaining.as_json(shown))
+    else:
+        print("\n".join(explained_words.in_words(shown)))
+
+
+@app.command()
 def status(
     wait: Annotated[
         float | None,

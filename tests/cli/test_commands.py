@@ -12,7 +12,7 @@ from pipeline.app import ROLES
 from tests.builders import START, form_submission, line, page_view
 from tests.cli.conftest import Run
 
-COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "status", "config", "migrate", "topics", "dead-letters", "demo"]
+COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "explain", "status", "config", "migrate", "topics", "dead-letters", "demo"]
 NOTHING_LISTENS = "127.0.0.1:1"
 
 

@@ -1,0 +1,72 @@
+"""`explain`, on the real ClickHouse: in words, as JSON, and under another policy."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.adapters import clickhouse
+from pipeline.adapters.avro import Registry
+from pipeline.settings import Settings
+from tests.adapters.test_views import know
+from tests.builders import HOUR, START, event_id, form_submission, page_view, utk
+from tests.cli.conftest import Ended, Run
+
+EVENTS = (
+    page_view(1, at=START),
+    form_submission(2, at=START + 10, email="a@x.io"),
+    page_view(3, at=START + 15),
+    form_submission(4, at=START + HOUR, utk="b", email="b@x.io"),
+    form_submission(5, at=START + 2 * HOUR, email="b@x.io"),
+    page_view(6, at=START, utk="c"),
+    page_view(7, portal=2, at=START),
+)
+
+
+@pytest.fixture
+def explain(settings: Settings, run: Run) -> Callable[..., Ended]:
+    """Runs `explain` where these events are known."""
+    clickhouse.migrate(settings)
+    client = clickhouse.connect(settings)
+    know(client, Registry(Settings()), *EVENTS)
+    client.disconnect()
+    return lambda *arguments: run("explain", *arguments, **settings.environment())
+
+
+def test_an_event_in_words(explain: Callable[..., Ended]) -> None:
+    lines = explain("--event", event_id(3)).out.splitlines()
+    assert lines[0].startswith(f"page_view {event_id(3)}")
+    assert "is a@x.io (" in lines[0]
+    assert lines[0].endswith(f"the cookie is theirs (cookie.bound), by {event_id(2)}")
+    assert any("the form made the contact (form.new_contact)" in line for line in lines)
+    assert any(f"bound cookie {utk('a')} to a@x.io" in line and "from the beginning" in line for line in lines)
+
+
+def test_under_another_policy(explain: Callable[..., Ended]) -> None:
+    """The view between two forms is the first contact's, unless a later form takes the whole history."""
+    told = explain("--event", event_id(3), "--set", "identity.rebind=move_all").out
+    now, _, otherwise = told.partition("With identity.rebind=move_all:")
+    assert "is a@x.io (" in now
+    assert "is b@x.io (" in otherwise
+    assert f"took cookie {utk('a')} from a@x.io" in otherwise
+    assert explain("--utk", utk("c"), "--set", "identity.rebind=move_all").out.endswith("With identity.rebind=move_all:\n  the same\n")
+
+
+def test_a_cookie_and_its_contact_as_json(explain: Callable[..., Ended]) -> None:
+    cookie = json.loads(explain("--utk", utk("a"), "--json", "--portal", "1").out)
+    owners = [entry["link"]["contact_id"] for entry in cookie["now"]["links"]]
+    assert [entry["link"]["rule"] for entry in cookie["now"]["links"]] == ["form.new_contact", "form.known_email"]
+    assert [step["evidence"]["event_id"] for step in cookie["now"]["chain"]] == [event_id(2), event_id(4), event_id(5)]
+    contact = json.loads(explain("--contact", owners[1], "--json").out)
+    assert contact["now"]["contact"]["email"] == "b@x.io"
+    assert {entry["utk"] for entry in contact["now"]["links"]} == {utk("a"), utk("b")}
+
+
+def test_what_is_not_there(explain: Callable[..., Ended]) -> None:
+    """Each names what was asked for, and the portal."""
+    assert explain("--utk", utk("c")).out == f"cookie {utk('c')}\n  the cookie is nobody's\n"
+    assert f"portals 1, 2 have the cookie {utk('a')}" in explain("--utk", utk("a")).err
+    assert f"there is no event {event_id(99)}" in explain("--event", event_id(99)).err
+    assert f"portal 2 has no event {event_id(1)}" in explain("--event", event_id(1), "--portal", "2").err
+    assert f"portal 1 has no contact {event_id(1)}" in explain("--contact", event_id(1), "--portal", "1").err
+    assert explain().code == explain("--utk", "a", "--event", "b").code == explain("--contact", "Kim").code == 2
