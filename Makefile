@@ -6,10 +6,10 @@ INSTALLED := .venv/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format up down status bench lock clean
+.PHONY: help install demo test test-faults lint types format up down status bench lock clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 install: $(INSTALLED) ## everything that the rest needs, into .venv (and Kafka's jars into the user's cache)
 
@@ -31,6 +31,9 @@ demo: $(INSTALLED) ## the whole pipeline on real input, in under a minute; KEEP=
 
 test: lint types ## lint, types, and all tests
 	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED) ## only the fault suite; SEED=n repeats a run, ROUNDS=n goes through the faults n times
+	$(BIN)/python -m pytest -rA tests/faults
 
 lint: $(INSTALLED) ## ruff: rules and layout
 	$(BIN)/ruff check .

@@ -1,0 +1,81 @@
+"""Runs a command of the pipeline with a bug planted in it: `python -m tests.faults.planted BUG worker sessionize`.
+
+A fault suite that finds nothing proves nothing: it must find each of these.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from pipeline import cli
+from pipeline.adapters.batching import Batch
+from pipeline.adapters.changelog import Changelog, Output
+from pipeline.agents import sessionize
+from pipeline.agents.folding import Folding
+from pipeline.core.sessions import Session
+from pipeline.record import Recorder
+
+_calls = count(1)
+
+
+def ack_on_exception() -> None:
+    """A handler fails now and then, and its batch is acked all the same."""
+    settle = Folding.settle
+
+    def careless(self: Folding, batches: Sequence[Batch]) -> bool:
+        return True if next(_calls) % 5 == 0 else settle(self, batches)
+
+    Folding.settle = careless  # type: ignore[method-assign]
+
+
+def commit_before_insert() -> None:
+    """`record` commits first, and dies before the insert."""
+    write = Recorder._write
+
+    def hasty(self: Recorder) -> None:
+        if self._pending.rows and next(_calls) % 3 == 0:
+            for place, offset in self._pending.ends().items():
+                self._written[place] = offset
+            self._commit()
+            os._exit(1)
+        write(self)
+
+    Recorder._write = hasty  # type: ignore[method-assign]
+
+
+def a_random_session_id() -> None:
+    Session.id_of = lambda *_: str(uuid4())  # type: ignore[assignment, method-assign]
+
+
+def at_least_the_gap() -> None:
+    """`>=` for `>`: times are whole milliseconds, so a gap that is one shorter is the same."""
+    load = vars(sessionize)["load_policy"]
+
+    def shorter(*arguments: Any) -> Any:
+        policy = load(*arguments)
+        object.__setattr__(policy.sessions, "gap", policy.sessions.gap - 1)
+        return policy
+
+    vars(sessionize)["load_policy"] = shorter
+
+
+def a_lost_tombstone() -> None:
+    """What is gone is not said to be gone."""
+    commit = Changelog.commit
+
+    def forgetful(self: Changelog, outputs: Iterable[Output], changes: Mapping[bytes, bytes | None], applied: Mapping[str, int]) -> None:
+        commit(self, [output for output in outputs if output.value is not None], changes, applied)
+
+    Changelog.commit = forgetful  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug for bug in (ack_on_exception, commit_before_insert, a_random_session_id, at_least_the_gap, a_lost_tombstone)
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv[1]]()
+    cli.end(cli.main(sys.argv[2:]))

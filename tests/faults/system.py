@@ -1,0 +1,227 @@
+"""The whole product as processes on servers of its own, a ledger of what Kafka has accepted, and the comparison with what it means."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.servers import Servers, embedded
+from pipeline import catching_up
+from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.app import ROLES
+from pipeline.core.copies import merge
+from pipeline.core.events import Event
+from pipeline.core.parsing import parse_line
+from pipeline.core.policy import Policy
+from pipeline.publish import publish
+from pipeline.resolve import resolve_events
+from pipeline.settings import Settings
+from tests.end_to_end.reading import resolution_in_clickhouse
+
+PER_KIND = 2
+SLICE = 150
+"""Lines that are published at once; between slices there is a moment in which things can happen."""
+HEALED_S = 240.0
+
+
+class Worker:
+    """A process of a part."""
+
+    def __init__(self, settings: Settings, kind: str, instance: str | None, log: Path, bug: str | None) -> None:
+        self.kind = kind
+        self.instance = instance
+        named = [] if instance is None else ["--instance", instance]
+        program = ["pipeline"] if bug is None else ["tests.faults.planted", bug]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *program, "worker", kind, *named, "--parent", str(os.getpid())],
+                env={**os.environ, **settings.environment()},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> tuple[int, float]:
+        """SIGTERM: the exit code, and how long it took."""
+        began = time.monotonic()
+        self._process.terminate()
+        return self._process.wait(30), time.monotonic() - began
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+
+class System:
+    """Servers, workers and the ledger. Faults act on it, `check` says whether anything was lost or doubled."""
+
+    def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None) -> None:
+        self._directory = directory
+        self._bug = bug
+        self._servers = servers
+        self.rng = rng
+        self.log = directory / "workers.log"
+        self.ledger: list[Event] = []
+        """Every event that Kafka has acknowledged to `publish`, each time it did."""
+        self.poison: set[tuple[str, str]] = set()
+        """Records that are no events, by topic and value (hexadecimal); all of them differ."""
+        self.workers: list[Worker] = []
+        self.settings = self._start_servers()
+        topics.create_topics(self.settings)
+        clickhouse.migrate(self.settings)
+
+    def _start_servers(self) -> Settings:
+        """Whichever does not run, on its old data."""
+        found = self._servers.enter_context(embedded(self._directory / "servers"))
+        self.pids = dict(found.pids)
+        return _settings(found, self._directory)
+
+    def kill_server(self, name: str, away_s: float) -> None:
+        """Kill -9, and after a while it is there again with what it has on disk."""
+        os.kill(self.pids[name], signal.SIGKILL)
+        time.sleep(away_s)
+        self._start_servers()
+
+    def start(self, kind: str, instance: str | None = None) -> Worker:
+        worker = Worker(self.settings, kind, instance, self.log, self._bug)
+        self.workers.append(worker)
+        return worker
+
+    def of(self, kind: str) -> list[Worker]:
+        return [worker for worker in self.workers if worker.kind == kind]
+
+    def end(self, worker: Worker) -> None:
+        """It was ended on purpose: nobody starts it again."""
+        self.workers.remove(worker)
+
+    def kill_one(self, kind: str) -> None:
+        """Kill -9 of one of a kind, which a supervisor starts again."""
+        worker = self.rng.choice(self.of(kind))
+        worker.kill()
+        self.end(worker)
+        self.start(kind, worker.instance)
+
+    def restart_if_dead(self) -> None:
+        """As a supervisor does."""
+        for worker in [worker for worker in self.workers if not worker.is_alive()]:
+            self.end(worker)
+            self.start(worker.kind, worker.instance)
+
+    def pause(self, least: float, most: float) -> None:
+        time.sleep(self.rng.uniform(least, most))
+
+    @contextmanager
+    def publishing(self, lines: Sequence[bytes]) -> Iterator[None]:
+        """Publishes in slices while the block runs, and to the end."""
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for start in range(0, len(lines), SLICE):
+                    self._publish(lines[start : start + SLICE])
+                    time.sleep(0.2)
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
+                failure.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield
+        thread.join(HEALED_S)
+        if failure:
+            raise failure[0]
+        assert not thread.is_alive(), "publish did not end"
+        acknowledged = {(event.portal_id, event.event_id) for event in self.ledger}
+        events = [event for line in lines if isinstance(event := parse_line(line), Event)]
+        assert {(event.portal_id, event.event_id) for event in events} <= acknowledged, "the ledger is not what was published"
+
+    def _publish(self, lines: Sequence[bytes]) -> None:
+        """As often as it takes: whoever publishes waits for Kafka, and sends again what was not acknowledged."""
+        file = self._directory / "events.jsonl"
+        file.write_bytes(b"\n".join(lines))
+        deadline = time.monotonic() + HEALED_S
+        while True:
+            try:
+                publish(self.settings, file, accepted=self.ledger.append)
+                return
+            except kafka.AwayError:
+                if time.monotonic() > deadline:
+                    raise
+
+    def produce(self, topic: str, key: bytes | None, values: Sequence[bytes | None]) -> None:
+        """Records as somebody else may write them."""
+        producer = kafka.producer(self.settings)
+        for value in values:
+            producer.produce(kafka.topic_name(self.settings, topic), value, key)
+        assert producer.flush(60) == 0
+
+    def check(self) -> None:
+        """ClickHouse is what the ledger means, and what was accepted is either stored or failed, once."""
+        self.settle()
+        dead = [worker.kind for worker in self.workers if not worker.is_alive()]
+        assert not dead, f"{dead} ended\n{self.log.read_text()[-4000:]}"
+        self.compare()
+
+    def settle(self) -> None:
+        """Returns when every part has read everything; whoever dies meanwhile is started again."""
+        behind = catching_up.wait(self.settings, HEALED_S, self.restart_if_dead if self._bug else lambda: None)
+        if behind is not None:
+            pytest.fail(f"{behind}\n{self.log.read_text()[-4000:]}")
+
+    def compare(self) -> None:
+        copies: dict[Any, list[Event]] = {}
+        for event in self.ledger:
+            copies.setdefault((event.portal_id, event.event_id), []).append(event)
+        merged = [merge(of_one) for of_one in copies.values()]
+        expected = resolve_events([one.event for one in merged], Policy())
+        shown = resolution_in_clickhouse(self.settings)
+        for name in ("contacts", "links", "sessions", "events"):
+            assert getattr(shown, name) == getattr(expected, name), name
+        assert len(shown.rejected) == sum(len(one.conflicts) for one in merged)
+        failed = clickhouse.connect(self.settings).execute(
+            "SELECT topic, hex(value) FROM failed_events WHERE reason != 'conflicting_duplicate'"
+        )
+        assert sorted(failed) == sorted(self.poison)
+
+
+def _settings(servers: Servers, directory: Path) -> Settings:
+    at = servers.clickhouse
+    return Settings.model_validate(
+        {
+            "kafka": {"bootstrap_servers": servers.kafka.bootstrap_servers},
+            "clickhouse": {"host": at.host, "port": at.port, "user": at.user, "password": at.password},
+            "data_dir": directory,
+        }
+    )
+
+
+@contextmanager
+def whole_system(seed: int, bug: str | None = None, per_kind: int = PER_KIND) -> Iterator[System]:
+    """Fresh servers with data on disk, and so many workers of each part, with a bug of `planted.py` if one is named."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch, ExitStack() as servers:
+        system = System(Path(scratch), servers, random.Random(seed), bug)
+        try:
+            for kind in ROLES:
+                for number in range(per_kind):
+                    system.start(kind, str(number))
+            yield system
+        finally:
+            for worker in system.workers:
+                worker.signal(signal.SIGCONT)
+                worker.kill()

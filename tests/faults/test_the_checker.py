@@ -1,0 +1,40 @@
+"""The fault suite finds what it is there for: each planted bug makes its comparison fail."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builders import MINUTE, START, line, page_view
+from tests.end_to_end.collisions import collisions
+from tests.faults.planted import BUGS
+from tests.faults.system import System, whole_system
+
+SEED = 1
+LINES = 1_500
+
+
+@pytest.fixture
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
+    with whole_system(SEED, bug=request.param, per_kind=1) as whole:
+        yield whole
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("system", [None, *BUGS], ids=str, indirect=True)
+def test_a_planted_bug_is_found(system: System, request: pytest.FixtureRequest) -> None:
+    """And without one, the same events under the same conditions are as they should be."""
+    lines = [*collisions(LINES, SEED), *(line(page_view(800_000 + n, utk="gap", at=START + n * 30 * MINUTE)) for n in range(2))]
+    random.Random(SEED).shuffle(lines)
+    with system.publishing(lines):
+        for worker in list(system.workers):
+            system.pause(0.2, 0.5)
+            system.restart_if_dead()
+            worker.kill()
+            system.restart_if_dead()
+    system.settle()
+    if request.node.callspec.params["system"] is None:
+        system.compare()
+    else:
+        with pytest.raises(AssertionError):
+            system.compare()
