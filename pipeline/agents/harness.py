@@ -74,8 +74,9 @@ class Part:
         topics = [kafka.topic_name(self.settings, topic) for topic in sources]
         channel = self.app.topic(*topics, schema=RawSchema())
 
+        lanes = Lanes(work, self.settings.worker.batch_records, self._settled, _bug)  # one for all lives of the agent: order is kept
+
         async def agent(stream: Any) -> None:
-            lanes = Lanes(work, self.settings.worker.batch_records, self._settled, _bug)
             async for event in stream.noack().events():
                 await self._take(lanes, event)
 
