@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from clickhouse_driver import Client
 from confluent_kafka.admin import AdminClient
@@ -13,6 +14,9 @@ from confluent_kafka.admin import AdminClient
 from infra.servers import Servers, embedded
 from pipeline.settings import Settings
 from pipeline.settings_sources import FILE_VARIABLE, NO_FILE, PREFIX
+
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")  # a busy machine stands still for a second now and then
 
 DIRECTORY_VARIABLE = "TEST_SERVERS"
 """A data directory whose running servers (`make up`: .data) the tests use instead of starting their own: saves seconds a run."""
