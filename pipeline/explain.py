@@ -4,24 +4,23 @@ Reads the portal's evidence from ClickHouse and folds it as `resolve` does, unde
 one too: what would have happened then. Events that have just been published may still be on their way (`status`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clickhouse_driver import Client
 
 from pipeline.adapters import clickhouse, event_rows
 from pipeline.core import normalise
-from pipeline.core.events import TYPES, Event, EventId, PortalId, Utk, is_evidence
+from pipeline.core.events import TYPES, Event, EventId, Evidence, PortalId, Utk
 from pipeline.core.explanation import Step, Story, story
 from pipeline.core.identity import Contact, Link
 from pipeline.core.ids import ContactId
-from pipeline.core.policy import Policy
 from pipeline.core.timeline import Owner
 from pipeline.errors import UsageError, UserError
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
-_EVIDENCE = tuple(name for name, kind in TYPES.items() if kind.__name__ in ("FormSubmission", "EmailClick", "Identify", "ContactImport"))
+_EVIDENCE = tuple(name for name, kind in TYPES.items() if issubclass(kind, Evidence))
 _ROWS = f"SELECT {event_rows.SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND NOT hidden AND "
 
 
@@ -77,13 +76,13 @@ def explain(settings: Settings, asked: Subject, portal: int | None = None, overr
     client = clickhouse.connect(settings)
     where = PortalId(portal) if portal is not None else _portal(client, asked)
     event = _event(client, where, asked.event) if asked.event else None
-    evidence = [found for found in _events(client, where, "type IN %(types)s", types=_EVIDENCE) if is_evidence(found)]
+    evidence = _events(client, where, "type IN %(types)s", types=_EVIDENCE)
     now = _explained(story(where, evidence, policy.identity), asked, event)
     if asked.utk and not now.steps and not client.execute(_ROWS + "utk = %(utk)s LIMIT 1", {"portal": where, "utk": asked.utk}):
         raise UserError(f"portal {where} has no event of the cookie {asked.utk}")
     if asked.contact and now.contact is None:
         raise UserError(f"portal {where} has no contact {asked.contact}")
-    otherwise = _under(other, where, evidence, asked, event) if other else None
+    otherwise = _explained(story(where, evidence, other.identity), asked, event) if other else None
     return Explanation(where, asked, event, now, overrides, otherwise)
 
 
@@ -98,10 +97,6 @@ def as_json(shown: Explanation) -> dict[str, object]:
         "overrides": list(shown.overrides),
         "otherwise": _json(shown.otherwise) if shown.otherwise else None,
     }
-
-
-def _under(policy: Policy, portal: PortalId, evidence: Iterable[Event], asked: Subject, event: Event | None) -> Explained:
-    return _explained(story(portal, evidence, policy.identity), asked, event)
 
 
 def _explained(told: Story, asked: Subject, event: Event | None) -> Explained:

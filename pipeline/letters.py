@@ -27,6 +27,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.settings import Settings
 
 _READ = 1_000
+_WAIT_S = 0.1
 _PATIENCE_S = 10.0
 _DELIVERY_S = 30.0
 
@@ -100,7 +101,7 @@ def stats(settings: Settings) -> list[Stat]:
 
 
 def letters(settings: Settings, which: Which) -> Iterator[Letter]:
-    """The letters that are there now and were not put back, partition by partition. AwayError if Kafka is."""
+    """The letters that are there now and were not put back, those of a partition in order. AwayError if Kafka is."""
     marked = {_id(letter) for letter in _read(settings) if letter.said.is_mark}
     return (letter for letter in _read(settings) if not letter.said.is_mark and which.holds(letter) and _id(letter) not in marked)
 
@@ -212,29 +213,28 @@ def _event(letter: Letter, registry: Registry) -> Event | Refused:
 
 
 def _read(settings: Settings, start: TopicPartition | None = None) -> Iterator[Letter]:
-    """The letters and marks from the beginning, or from one place of one partition, to what is the end now."""
+    """The letters and marks from the beginning, or from one place of one partition, to their present end; those of a partition in order."""
     kafka.reach(settings)
     name = kafka.topic_name(settings, dead_letters.TOPIC)
     consumer = kafka.consumer(settings, None, **{"enable.partition.eof": True})
     try:
-        partitions = [start] if start else [TopicPartition(name, number, 0) for number in _partitions(consumer, name)]
-        for place in partitions:
-            consumer.assign([place])
-            yield from _until_end(settings, consumer)
+        places = [start] if start else [TopicPartition(name, number, 0) for number in _partitions(consumer, name)]
+        consumer.assign(places)
+        yield from _until_end(settings, consumer, {place.partition for place in places})
     finally:
         consumer.close()
 
 
-def _until_end(settings: Settings, consumer: Consumer) -> Iterator[Letter]:
+def _until_end(settings: Settings, consumer: Consumer, unread: set[int]) -> Iterator[Letter]:
     heard_at = time.monotonic()
-    while True:
-        for message in consumer.consume(_READ, 0.5):
+    while unread:
+        for message in consumer.consume(_READ, _WAIT_S):
             heard_at = time.monotonic()
             error = message.error()
             if error is None:
                 yield _letter(message)
             elif error.code() in (KafkaError._PARTITION_EOF, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001  # librdkafka's own code
-                return
+                unread.discard(message.partition())
             else:
                 raise kafka.user_error(settings, error)
         if time.monotonic() - heard_at > _PATIENCE_S:

@@ -3,8 +3,8 @@
 | what arrives | what is unpacked |
 |---|---|
 | activity after all that the cookie has done, as nearly all is | nothing: the fold's last session is all there is to know (`_append`) |
-| anything that concerns only the cookie's last few events | these (`_advance`, from the fold's state before them) |
-| all else: another copy of an older event, an event from longer ago, something to forget | everything (`_advance`) |
+| anything that concerns only the cookie's last few events | these (`_advance_newer`, from the fold's state before them) |
+| all else: another copy of an older event, an event from longer ago, something to forget | everything (`_advance_all`) |
 
 All three write the same: the sessions that changed, and *chunks* for the changelog, each with some events, numbered; a later chunk
 speaks for an event instead of an earlier one. `restore` reads them back.

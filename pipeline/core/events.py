@@ -97,6 +97,8 @@ class ContactImport(Event, frozen=True, gc=False):
     properties: JsonText | None
 
 
+Evidence = FormSubmission | EmailClick | Identify | ContactImport
+
 TYPES: dict[str, type[Event]] = {kind.type: kind for kind in (PageView, EmailClick, FormSubmission, Identify, CustomEvent, ContactImport)}
 
 NOT_COMPARED = frozenset({"occurred_at", "received_at", "ip", "user_agent"})
@@ -112,4 +114,4 @@ def is_activity(event: Event) -> bool:
 
 def is_evidence(event: Event) -> bool:
     """Whether the event says something about who somebody is (spec: identity.md)."""
-    return isinstance(event, FormSubmission | EmailClick | Identify | ContactImport)
+    return isinstance(event, Evidence)

@@ -155,7 +155,7 @@ def _host(url: str) -> str | None:
 Kept = PageView | tuple[Trace, ...]
 """What live state keeps of an event: the traces of all its copies, or a page view of the cookie as it is while there is one copy.
 
-A trace takes longer to make than all the rest of what is done to an event, and is needed only when another copy comes.
+Making traces is a third of the work on an event, and they are needed only when another copy comes.
 """
 
 
