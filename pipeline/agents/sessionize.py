@@ -19,6 +19,7 @@ from pipeline.adapters.changelog import Output
 from pipeline.agents.harness import Effects, Fold, Part, part
 from pipeline.agents.policy_mark import PolicyMark
 from pipeline.agents.visitor import Cookie, Rules, Visitor, Written
+from pipeline.agents.words import Words
 from pipeline.core.events import Event, PortalId, Utk
 from pipeline.core.ids import session_id
 from pipeline.core.policy import SessionPolicy
@@ -39,7 +40,7 @@ class Visitors:
     """The cookies of one partition."""
 
     def __init__(self, policy: SessionPolicy, retention: Retention, encode: Encode) -> None:
-        self._rules = Rules(policy, retention)
+        self._rules = Rules(policy, retention, Words())
         self._encode = encode
         self._mark = PolicyMark(policy, "[sessions]")
         self._visitors: dict[Cookie, Visitor] = {}

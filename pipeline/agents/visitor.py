@@ -7,7 +7,8 @@
 | all else: another copy of an older event, an event from longer ago, something to forget | everything (`_advance_all`) |
 
 All three write the same: the sessions that changed, and *chunks* for the changelog, each with some events, numbered; a later chunk
-speaks for an event instead of an earlier one. `restore` reads them back.
+speaks for an event instead of an earlier one. `restore` reads them back. In memory chunks are shorter: an event id is 16 bytes, and a
+text that others have too is a number (words.py).
 """
 
 import struct
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import lz4.block
 import msgspec
 
+from pipeline.agents.words import Words
 from pipeline.core.copies import Trace
 from pipeline.core.events import Event, EventId, Millis, PageView, PortalId, Utk
 from pipeline.core.policy import SessionPolicy
@@ -43,7 +45,7 @@ _SCATTERED = 16
 
 Cookie = tuple[PortalId, Utk]
 View = tuple[Any, ...]
-"""A page view as it is chunked, the values of `_VIEW`: without the fields that are not compared, and those of the cookie."""
+"""A page view as it is chunked, the values of `_VIEW`: without the fields that are not compared, and those of the cookie; or shortened."""
 _VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
 
 
@@ -68,6 +70,7 @@ class Rules(NamedTuple):
 
     policy: SessionPolicy
     retention: Retention
+    words: Words
 
 
 class Written(NamedTuple):
@@ -121,7 +124,7 @@ class Visitor(msgspec.Struct, gc=False):
         if not any(known) and len(set(ids)) == len(ids) and (written := self._append(events, rules)):
             self.ids += b"".join(ids)
             return written
-        newer = CookieState(_session(self.base), self._unpacked(map(_decode_chunk, self.newer)))
+        newer = CookieState(_session(self.base), self._unpacked(map(_decode_chunk, self.newer), rules.words))
         if any(newer.is_late(event) or (there and event.event_id not in newer.events) for event, there in zip(events, known, strict=True)):
             return self._advance_all(events, rules)
         return self._advance_newer(events, rules, newer)
@@ -156,7 +159,7 @@ class Visitor(msgspec.Struct, gc=False):
     def _advance_all(self, events: Sequence[Event], rules: Rules) -> Written:
         """Adds anything."""
         unpacked = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
-        before = CookieState(_session(self.forgotten), self._unpacked((*unpacked, *map(_decode_chunk, self.newer))))
+        before = CookieState(_session(self.forgotten), self._unpacked((*unpacked, *map(_decode_chunk, self.newer)), rules.words))
         state, changes = advance(before, events, self.cookie[1], rules.policy, rules.retention)
         if changes.events or self.last is None:
             self._know(state, rules)
@@ -177,42 +180,46 @@ class Visitor(msgspec.Struct, gc=False):
         activity = activity_in(state.events, self.cookie[1])
         self.oldest = activity[0][0] if activity else Millis(0)
         self.ids = b"".join(_digest(hash(event_id)) for event_id in state.events)
-        self.older, self.base = (), _packed_session(state.before)
+        before = _packed_session(state.before)
+        self.older, self.base = (), self.forgotten if before == self.forgotten else before
         self._pack_before(max(0, len(activity) - _NEWER), activity, state.events, rules)
         sessions = fold(activity[-_NEWER:], rules.policy, _session(self.base))
         self.last = _packed_session(sessions[-1] if sessions else None)
 
     def _write(self, events: Mapping[EventId, Kept | None], rules: Rules) -> dict[int, bytes | None]:
         """Some events as further chunks."""
-        chunks = list(_encoded(_chunk(events)))
-        self.newer = (*self.newer, *chunks)
+        chunk = _chunk(events)
+        self.newer = (*self.newer, _shortened(chunk, rules.words))
         if len(self.newer) > _NEWER:
-            newer = self._unpacked(map(_decode_chunk, self.newer))
+            newer = self._unpacked(map(_decode_chunk, self.newer), rules.words)
             activity = activity_in(newer, self.cookie[1])
             self._pack_before(len(activity) * 3 // 4, activity, newer, rules)
-        return self._numbered(chunks)
+        return self._numbered(_encoded(chunk))
 
     def _pack_before(self, place: int, activity: Sequence[Activity], newer: Mapping[EventId, Kept], rules: Rules) -> None:
         """Packs all newer events but for the activity from this place on."""
         staying = {event_id for _, event_id, *_ in activity[place:]}
         moving = {event_id: kept for event_id, kept in newer.items() if event_id not in staying}
         if moving:
-            self.older = (*self.older, _packed([_encode(_chunk(moving))]))
+            self.older = (*self.older, _packed([_shortened(_chunk(moving), rules.words)]))
         if place:
             self.base = _encode(fold(activity[:place], rules.policy, _session(self.base))[-1])
-        self.newer = (_encode(_chunk({event_id: newer[event_id] for event_id in staying})),) if staying else ()
+        self.newer = (_shortened(_chunk({event_id: newer[event_id] for event_id in staying}), rules.words),) if staying else ()
 
     def _numbered(self, chunks: Iterable[bytes]) -> dict[int, bytes | None]:
         numbered: dict[int, bytes | None] = dict(enumerate(chunks, self.end))
         self.end += len(numbered)
         return numbered
 
-    def _unpacked(self, chunks: Iterable[Chunk]) -> dict[EventId, Kept]:
+    def _unpacked(self, chunks: Iterable[Chunk], words: Words) -> dict[EventId, Kept]:
         """The events of these chunks."""
         portal, utk = self.cookie
         events: dict[EventId, Kept] = {}
         for chunk in chunks:
-            for id_, at, url, title, referrer, starts, hstc, hssc, properties in chunk.views:
+            for view in chunk.views:
+                id_, at, url, title, referrer, starts, hstc, hssc, properties = (
+                    _lengthened(view, words) if isinstance(view[0], bytes) else view
+                )
                 events[id_] = PageView(id_, portal, at, None, utk, url, title, referrer, None, None, starts, hstc, hssc, properties)
             events |= chunk.copies
         return events
@@ -245,6 +252,24 @@ def _chunk(events: Mapping[EventId, Kept | None]) -> Chunk:
     """These events, without those that are gone."""
     copies = {event_id: kept for event_id, kept in events.items() if isinstance(kept, tuple)}
     return Chunk(copies, [_view(kept) for kept in events.values() if isinstance(kept, PageView)])
+
+
+def _shortened(chunk: Chunk, words: Words) -> bytes:
+    """The chunk for live memory."""
+    number, short = words.numbers.get, words.shortened
+    views = []
+    for id_, at, url, title, referrer, starts, hstc, hssc, properties in chunk.views:
+        texts = number(url) or short(url), number(title) or short(title), number(referrer) or short(referrer)
+        views.append((bytes.fromhex(id_.replace("-", "")), at, *texts, starts, hstc, hssc, properties))
+    return _encode(Chunk(chunk.copies, views))
+
+
+def _lengthened(view: View, words: Words) -> View:
+    """A page view of `_shortened` as it was."""
+    id_, at, url, title, referrer, *more = view
+    digits = id_.hex()
+    id_ = EventId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
+    return id_, at, words.text(url), words.text(title), words.text(referrer), *more
 
 
 def _encoded(chunk: Chunk) -> Iterator[bytes]:
