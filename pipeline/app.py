@@ -5,7 +5,7 @@
                      ├───────► identify: route ──► identity-evidence ──► fold ──► contacts, identity-links, evidence-owners
                      │                                                                   │
                      └───────────────────────────────────────────────────────────────────┴──► record ──► ClickHouse: tables, views
-                                     event-copies ◄── copies of one event under another key ──┤
+                    event-copies ◄── copies of one event under another key, retractions ──────┤
                                      dead-letters ◄── records that are no events, with reason ┘
 
 * `pipeline/core/` says what all of it means, as pure functions: `sessions`, `identity`, `timeline` (spec: docs/spec).
@@ -23,7 +23,16 @@ from dataclasses import dataclass
 
 from pipeline.settings import Settings
 
-RAW_TOPICS = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "contact-imports")
+RAW_TOPICS = (
+    "page-views",
+    "email-clicks",
+    "form-submissions",
+    "identifies",
+    "custom-events",
+    "contact-imports",
+    "retractions",
+    "contact-merges",
+)
 """What producers write, keyed by utk (event id without one); the contracts are topics/*.yaml and schemas/*.avsc."""
 
 
@@ -69,7 +78,7 @@ PARTS = (
     Part(
         "identify",
         "works out who is who: brings a portal's evidence together, and folds it",
-        reads=("email-clicks", "form-submissions", "identifies", "contact-imports", "identity-evidence"),
+        reads=("email-clicks", "form-submissions", "identifies", "contact-imports", "retractions", "contact-merges", "identity-evidence"),
         writes=("identity-evidence", "contacts", "identity-links", "evidence-owners", "identify-identities-changelog"),
         run=_identify,
     ),

@@ -11,8 +11,8 @@ from clickhouse_driver import Client
 
 from pipeline.adapters import clickhouse, event_rows
 from pipeline.core import normalise
-from pipeline.core.events import TYPES, Event, EventId, Evidence, PortalId, Utk
-from pipeline.core.explanation import Step, Story, story
+from pipeline.core.events import TYPES, Event, EventId, Evidence, PortalId, Retraction, Utk
+from pipeline.core.explanation import Step, Story, Withdrawal, story
 from pipeline.core.identity import Contact, Link
 from pipeline.core.ids import ContactId
 from pipeline.core.timeline import Owner
@@ -20,7 +20,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
-_EVIDENCE = tuple(name for name, kind in TYPES.items() if issubclass(kind, Evidence))
+_TOLD = tuple(name for name, kind in TYPES.items() if issubclass(kind, Evidence | Retraction))
 _ROWS = f"SELECT {event_rows.SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND NOT hidden AND "
 
 
@@ -35,12 +35,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Under one policy: `owner` of an event, `contact` that is asked for (None: there is no such one), `links` of the cookie or contact."""
+    """Under one policy: `owner` of an event (None if it is retracted, by `withdrawn`), `contact` that is asked for (None: there is no such
+    one), `links` of the cookie or contact.
+    """
 
     owner: Owner | None
+    withdrawn: Withdrawal | None
     contact: Contact | None
     links: Sequence[tuple[Utk, Link]]
-    steps: Sequence[Step]
+    steps: Sequence[Step | Withdrawal]
     contacts: Mapping[ContactId, Contact]
     """Those that are named in it."""
 
@@ -76,7 +79,7 @@ def explain(settings: Settings, asked: Subject, portal: int | None = None, overr
     client = clickhouse.connect(settings)
     where = PortalId(portal) if portal is not None else _portal(client, asked)
     event = _event(client, where, asked.event) if asked.event else None
-    evidence = _events(client, where, "type IN %(types)s", types=_EVIDENCE)
+    evidence = [*_events(client, where, "type IN %(types)s", types=_TOLD), *([event] if event else [])]
     now = _explained(story(where, evidence, policy.identity), asked, event)
     if asked.utk and not now.steps and not client.execute(_ROWS + "utk = %(utk)s LIMIT 1", {"portal": where, "utk": asked.utk}):
         raise UserError(f"portal {where} has no event of the cookie {asked.utk}")
@@ -103,32 +106,41 @@ def _explained(told: Story, asked: Subject, event: Event | None) -> Explained:
     fold = told.fold
     if event is not None:
         owner, steps = told.of_event(event)
+        withdrawn = told.withdrawn(event)
         links = [(event.utk, link) for link in fold.links.get(event.utk, ())] if event.utk else []
-        return Explained(owner, None, links, steps, fold.contacts)
+        return Explained(None if withdrawn else owner, withdrawn, None, links, steps, fold.contacts)
     if asked.utk is not None:
-        return Explained(
-            None, None, [(asked.utk, link) for link in fold.links.get(asked.utk, ())], told.of_cookie(asked.utk), fold.contacts
-        )
+        links = [(asked.utk, link) for link in fold.links.get(asked.utk, ())]
+        return Explained(None, None, None, links, told.of_cookie(asked.utk), fold.contacts)
     assert asked.contact is not None
     links = [(utk, link) for utk, of_cookie in sorted(fold.links.items()) for link in of_cookie if link.contact_id == asked.contact]
-    return Explained(None, fold.contacts.get(asked.contact), links, told.of_contact(asked.contact), fold.contacts)
+    return Explained(None, None, fold.contacts.get(asked.contact), links, told.of_contact(asked.contact), fold.contacts)
 
 
 def _json(explained: Explained) -> dict[str, object]:
     return {
         "owner": explained.owner._asdict() if explained.owner else None,
+        "retracted_by": explained.withdrawn.retraction.event_id if explained.withdrawn else None,
         "contact": explained.contact,
         "links": [{"utk": utk, "link": link} for utk, link in explained.links],
-        "chain": [
-            {
-                "evidence": step.evidence,
-                "rule": step.outcome.rule,
-                "contact_id": step.outcome.contact_id,
-                "contacts": [{"before": before, "after": after} for before, after in step.contacts.values()],
-                "links": [{"utk": utk, "before": before, "after": after} for utk, (before, after) in step.links.items()],
-            }
-            for step in explained.steps
-        ],
+        "chain": [_withdrawal_json(step) if isinstance(step, Withdrawal) else _step_json(step) for step in explained.steps],
+    }
+
+
+def _step_json(step: Step) -> dict[str, object]:
+    return {
+        "evidence": step.evidence,
+        "rule": step.outcome.rule,
+        "contact_id": step.outcome.contact_id,
+        "contacts": [{"before": before, "after": after} for before, after in step.contacts.values()],
+        "links": [{"utk": utk, "before": before, "after": after} for utk, (before, after) in step.links.items()],
+    }
+
+
+def _withdrawal_json(step: Withdrawal) -> dict[str, object]:
+    return {
+        "retraction": {"at": step.retraction.occurred_at, "event_id": step.retraction.event_id},
+        "retracted": {"at": step.event.occurred_at, "event_id": step.event.event_id, "kind": step.event.type},
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from pipeline.core.events import Event
-from pipeline.core.explanation import Step
+from pipeline.core.explanation import Step, Withdrawal
 from pipeline.core.identity import Contact, Link
 from pipeline.core.ids import ContactId
 from pipeline.core.timeline import Owner
@@ -28,9 +28,13 @@ def _told(shown: Explanation, explained: Explained) -> Iterator[str]:
     name = _Names(explained.contacts)
     if shown.event is not None and explained.owner is not None:
         yield _belongs(shown.event, explained.owner, name)
+    elif shown.event is not None and explained.withdrawn is not None:
+        yield f"{_event(shown.event)} does not count: it was retracted{_by(explained.withdrawn)}"
     elif shown.subject.contact is not None:
         contact = explained.contact
         yield f"contact {shown.subject.contact}: {name.of(contact.contact_id) if contact else 'there is none'}"
+        if contact and contact.merged_into:
+            yield f"  merged into {name.of(contact.merged_into)}, who has all that it had"
     else:
         yield f"cookie {shown.subject.utk}"
     for utk, link in explained.links:
@@ -41,9 +45,20 @@ def _told(shown: Explanation, explained: Explained) -> Iterator[str]:
     if explained.steps:
         yield "What made it so, in order:"
     for step in explained.steps:
+        if isinstance(step, Withdrawal):
+            yield f"  {_moment(step.retraction.occurred_at)}  retraction {step.retraction.event_id}: {_event(step.event)} never happened"
+            continue
         evidence, rule = step.evidence, step.outcome.rule
         yield f"  {_moment(evidence.at)}  {evidence.kind} {evidence.event_id}: {RULES[rule]} ({rule})"
         yield from (f"    {change}" for change in _changes(step, name))
+
+
+def _event(event: Event) -> str:
+    return f"{event.type} {event.event_id} of {_moment(event.occurred_at)}"
+
+
+def _by(withdrawn: Withdrawal) -> str:
+    return f" at {_moment(withdrawn.retraction.occurred_at)}, by {withdrawn.retraction.event_id}"
 
 
 def _belongs(event: Event, owner: Owner, name: "_Names") -> str:
@@ -53,12 +68,12 @@ def _belongs(event: Event, owner: Owner, name: "_Names") -> str:
     elif owner.temporary_contact_id is not None:
         whose = f"possibly {name.of(owner.temporary_contact_id)}'s"
     evidence = f", by {owner.evidence}" if owner.evidence else ""
-    return f"{event.type} {event.event_id} of {_moment(event.occurred_at)} is {whose}: {RULES[owner.rule]} ({owner.rule}){evidence}"
+    return f"{_event(event)} is {whose}: {RULES[owner.rule]} ({owner.rule}){evidence}"
 
 
 def _changes(step: Step, name: "_Names") -> Iterator[str]:
     for before, after in step.contacts.values():
-        yield from _change_of_contact(before, after)
+        yield from _change_of_contact(before, after, name)
     for utk, (links_before, links_after) in step.links.items():
         for link in links_after:
             if link not in links_before and link.evidence == step.evidence.event_id:
@@ -71,7 +86,10 @@ def _changes(step: Step, name: "_Names") -> Iterator[str]:
         yield "changed nothing"
 
 
-def _change_of_contact(before: Contact | None, after: Contact) -> Iterator[str]:
+def _change_of_contact(before: Contact | None, after: Contact, name: "_Names") -> Iterator[str]:
+    if after.merged_into and (before is None or before.merged_into != after.merged_into):
+        yield f"merged {name.of(after.contact_id)} into {name.of(after.merged_into)}"
+        return
     if before is None:
         yield f"made the contact {after.contact_id}" + (f" with the address {after.email}" if after.email else "")
     elif before.email != after.email:

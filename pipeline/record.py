@@ -5,7 +5,8 @@
                     ->  under a key that is not their cookie's  ->  event-copies
     derived topics  ->  session, contact, link and owner rows
     dead-letters    ->  failed rows
-    then, for the events that arrived: those with several copies are merged (adapters/event_copies.py)
+    then, for the events that arrived: those with several copies are merged (adapters/event_copies.py), and those that retract or are
+    retracted are marked, and made known to their cookies (adapters/retracting.py)
 
 The order of every flush: insert, dead letters flushed, copies settled, and only then commit. Rows are idempotent, so whatever is done
 twice (a crash before the commit, partitions that move) changes nothing. ClickHouse away: wait and say so, and stay in the group.
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pipeline.adapters import clickhouse, dead_letters, derived_rows, event_copies, event_rows, failed_rows, kafka, topics
+from pipeline.adapters import clickhouse, dead_letters, derived_rows, event_copies, event_rows, failed_rows, kafka, retracting, topics
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.ceiling import Ceiling
 from pipeline.adapters.contracts import RAW_TOPICS
@@ -239,10 +240,11 @@ class Recorder:
         return self._unchecked < int(known) // CHECK_SHARE
 
     def _settle(self) -> None:
-        """One row for each event that was written, whatever copies it has."""
+        """One row for each event that was written, whatever copies it has, and a mark for each that is retracted."""
         if self._unchecked:
             encode = self._registry.encode_event
             self._clickhouse.call(lambda client: event_copies.settle(client, self._check, encode, self._publish))
+            self._clickhouse.call(lambda client: retracting.settle(client, self._check, encode, self._publish))
             self._check = _check_number()
             self._unchecked = 0
 

@@ -1,8 +1,8 @@
 """`resolve`: the two pure functions on a set of events, no Kafka, no ClickHouse (spec: timeline.md, "Commands").
 
-This is the definition that everything live is held to: parse, make one event of the copies of each, fold the evidence of each portal,
-cut the activity of each cookie into sessions, and say whose every event is. Apart from `rejected`, the output depends on the set of
-lines only: it is byte-equal for any order and duplication of them.
+This is the definition that everything live is held to: parse, make one event of the copies of each, leave out what is retracted, fold
+the evidence of each portal, cut the activity of each cookie into sessions, and say whose every event is. Apart from `rejected`, the output
+depends on the set of lines only: it is byte-equal for any order and duplication of them.
 """
 
 import gc
@@ -22,6 +22,7 @@ from pipeline.core.identity import fold as fold_identity
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy
+from pipeline.core.retractions import retracted
 from pipeline.core.sessions import activity_of
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.core.timeline import owner_of
@@ -37,6 +38,7 @@ class ContactRow(msgspec.Struct, gc=False):
     external_id: str | None
     created_at: Millis
     created_by: EventId
+    merged_into: str | None
 
 
 class LinkRow(msgspec.Struct, gc=False):
@@ -126,7 +128,10 @@ def resolve_lines(lines: Iterable[tuple[int, bytes]], policy: Policy) -> Resolut
 
 def resolve_events(events: Iterable[Event], policy: Policy) -> Resolution:
     """The meaning of a set of events, each given once (`pipeline.core.copies.merge`)."""
-    ordered = sorted(events, key=lambda event: (event.portal_id, event.occurred_at, event.event_id))
+    events = list(events)
+    gone = retracted(events)
+    ordered = [event for event in events if (event.portal_id, event.event_id) not in gone] if gone else events
+    ordered.sort(key=lambda event: (event.portal_id, event.occurred_at, event.event_id))
     identities = _identities(ordered, policy)
     sessions, places = _sessions(ordered, policy)
     rows = []
@@ -247,6 +252,7 @@ def _contacts(identities: dict[PortalId, Fold]) -> list[ContactRow]:
             contact.external_id,
             contact.created_at,
             contact.created_by,
+            contact.merged_into,
         )
         for portal, fold in identities.items()
         for contact in fold.contacts.values()

@@ -42,10 +42,14 @@ class PartStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All parts; `refused` counts the failed events by part and reason, None if ClickHouse cannot be asked (`problem` says why)."""
+    """All parts; `refused` counts the failed events by part and reason, `retracted` the events that do not count any more.
+
+    Both are None if ClickHouse cannot be asked (`problem` says why).
+    """
 
     parts: tuple[PartStatus, ...]
     refused: dict[str, dict[str, int]] | None
+    retracted: int | None
     problem: str | None = None
     now: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
@@ -56,9 +60,9 @@ def status(settings: Settings) -> Status:
     with Readings(settings, ROLES) as readings:
         parts = tuple(_part(part, readings, list(_said(settings, part)), now) for part in ROLES)
     try:
-        return Status(parts, _refused(settings), None, now)
+        return Status(parts, _refused(settings), _retracted(settings), None, now)
     except UserError as error:
-        return Status(parts, None, str(error), now)
+        return Status(parts, None, None, str(error), now)
 
 
 def _part(part: str, kafka: Readings, said: list[dict[str, Any]], now: int) -> PartStatus:
@@ -97,3 +101,8 @@ def _refused(settings: Settings) -> dict[str, dict[str, int]]:
     for part, reason, count in rows:
         refused.setdefault(part, {})[reason] = count
     return refused
+
+
+def _retracted(settings: Settings) -> int:
+    ((count,),) = clickhouse.connect(settings).execute("SELECT count() FROM retracted_events")
+    return int(count)

@@ -1,6 +1,7 @@
 """`timeline`: what a contact did, or what happened on a cookie, in order, and why it is theirs (spec: timeline.md).
 
-A contact is asked for by id, or by an address that it has now or, if nobody has it now, had before. Reads the view `timeline_of`, and so
+A contact is asked for by id, or by an address that it has now or, if nobody has it now, had before; one that was merged into another
+is asked for by what it was, and the other is shown. Reads the view `timeline_of`, and so
 only what belongs to the contact.
 """
 
@@ -55,6 +56,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     bot: bool | None = None
     external_id: str | None = None
     name: str | None = None
+    primary: str | None = None
+    secondary: str | None = None
     properties: str | None = None
 
 
@@ -105,7 +108,7 @@ def in_words(shown: Timeline) -> Iterator[tuple[str, str, str, str, str]]:
         yield _moment(entry.occurred_at), what(entry), where(entry), session, why(entry, by_id)
 
 
-def what(entry: Entry) -> str:
+def what(entry: Entry) -> str:  # noqa: PLR0911 - one branch a type of event
     """What happened, in a few words."""
     match entry.type:
         case "page_view":
@@ -119,6 +122,8 @@ def what(entry: Entry) -> str:
             return "was identified as " + " and ".join(filter(None, (entry.given_email, entry.external_id and f"id {entry.external_id}")))
         case "contact_import":
             return f"was imported as {entry.given_email}"
+        case "contact_merge":
+            return f"{entry.secondary} turned out to be {entry.primary}"
         case _:
             return entry.name or entry.type
 
@@ -166,6 +171,8 @@ RULES: Mapping[str, str] = {
     Rule.IDENTIFY_UNKNOWN_ID: "the site named an id that nobody has",
     Rule.IMPORT_KNOWN_EMAIL: "imported with their address",
     Rule.IMPORT_NEW_CONTACT: "the import made the contact",
+    Rule.MERGE_MERGED: "the other contact is this one",
+    Rule.MERGE_NOTHING: "there were no two contacts to merge",
 }
 """The rules of identity.md and timeline.md in words."""
 
@@ -188,14 +195,18 @@ def _column(name: str) -> str:
 
 
 def _contacts(client: Client, portal: int, condition: str, of: str) -> list[dict[str, Any]]:
-    """Contacts of the portal by id or address: of those that are looked up, the ones that fulfil the condition now."""
+    """Contacts of the portal by id or address: of those that are looked up, the ones that fulfil the condition now, or those that they
+    were merged into.
+    """
     looked_up = (
         "SELECT contact_id FROM contact_addresses WHERE portal_id = %(portal)s AND email = %(of)s" if "@" in of else "toUUID(%(of)s)"
     )
     names = ("contact_id", "email", "former_emails", "external_id")
     rows = client.execute(
         f"SELECT toString(contact_id), email, former_emails, external_id FROM contacts "
-        f"WHERE portal_id = %(portal)s AND contact_id IN ({looked_up}) AND {condition} ORDER BY created_at, contact_id",
+        f"WHERE portal_id = %(portal)s AND contact_id IN ("
+        f"SELECT ifNull(merged_into, contact_id) FROM contacts WHERE portal_id = %(portal)s AND contact_id IN ({looked_up}) AND {condition}"
+        f") ORDER BY created_at, contact_id",
         {"portal": portal, "of": of},
     )
     return [dict(zip(names, row, strict=True)) for row in rows]

@@ -14,7 +14,9 @@ import msgspec
 import orjson
 
 from pipeline.core.events import (
+    WITHOUT_COOKIE,
     ContactImport,
+    ContactMerge,
     CustomEvent,
     Email,
     EmailClick,
@@ -26,6 +28,7 @@ from pipeline.core.events import (
     Millis,
     PageView,
     PortalId,
+    Retraction,
     Utk,
 )
 
@@ -245,6 +248,52 @@ def contact_import(
     )
 
 
+def retraction(
+    number: int | None = None,
+    /,
+    *,
+    at: int = START,
+    portal: int = 1,
+    retracts: int | str = 1,
+    properties: dict[str, Any] | None = None,
+    received_at: int | None = None,
+) -> Retraction:
+    """The retraction of the event with this number or id."""
+    return Retraction(
+        _id(number, "retraction", at, portal, retracts, properties),
+        PortalId(portal),
+        Millis(at),
+        None if received_at is None else Millis(received_at),
+        None,
+        event_id(retracts) if isinstance(retracts, int) else EventId(retracts),
+        json_text(properties),
+    )
+
+
+def contact_merge(
+    number: int | None = None,
+    /,
+    *,
+    at: int = START,
+    portal: int = 1,
+    primary: str = "a@x.io",
+    secondary: str = "b@x.io",
+    properties: dict[str, Any] | None = None,
+    received_at: int | None = None,
+) -> ContactMerge:
+    """The statement that b@x.io is a@x.io."""
+    return ContactMerge(
+        _id(number, "contact_merge", at, portal, primary, secondary, properties),
+        PortalId(portal),
+        Millis(at),
+        None if received_at is None else Millis(received_at),
+        None,
+        Email(primary),
+        Email(secondary),
+        json_text(properties),
+    )
+
+
 def as_object(event: Event) -> dict[str, Any]:
     """The event as the JSON object that people import: absent fields left out, `properties` and `fields` as objects."""
     present = {"type": event.type} | {name: value for name, value in msgspec.structs.asdict(event).items() if value is not None}
@@ -258,7 +307,7 @@ def as_object(event: Event) -> dict[str, Any]:
 def as_decoded(event: Event) -> dict[str, Any]:
     """The event as a record decoded from Avro: absent fields None, `fields` a list of name and value."""
     decoded = msgspec.structs.asdict(event)
-    if isinstance(event, ContactImport):
+    if type(event) in WITHOUT_COOKIE:
         del decoded["utk"]
     if decoded.get("fields") is not None:
         decoded["fields"] = [{"name": name, "value": value} for name, value in decoded["fields"]]

@@ -13,7 +13,18 @@ import orjson
 from hypothesis import strategies as st
 
 from pipeline.core.canonical import normal_text
-from pipeline.core.events import TYPES, ContactImport, EmailClick, Event, FormSubmission, Identify, PageView
+from pipeline.core.events import (
+    TYPES,
+    WITHOUT_COOKIE,
+    ContactImport,
+    ContactMerge,
+    EmailClick,
+    Event,
+    FormSubmission,
+    Identify,
+    PageView,
+    Retraction,
+)
 from tests import builders
 from tests.builders import MINUTE, START
 
@@ -52,7 +63,9 @@ def addresses(count: int) -> st.SearchStrategy[str]:
     return st.sampled_from([f"{letter}@x.io" for letter in "abcdefghijklmnopqrstuvwxyz"[:count]])
 
 
-def colliding_event(kind: str, *, portals: int = 1, cookie_count: int = 3, email_count: int = 3) -> st.SearchStrategy[Event]:
+def colliding_event(  # noqa: PLR0911 - one branch a type of event
+    kind: str, *, portals: int = 1, cookie_count: int = 3, email_count: int = 3
+) -> st.SearchStrategy[Event]:
     """One event of this kind on few cookies and addresses; its id is one of few, so ids collide across kinds too."""
     utk = cookies(cookie_count)
     no_utk = st.one_of(utk, utk, utk, st.none())
@@ -110,6 +123,10 @@ def colliding_event(kind: str, *, portals: int = 1, cookie_count: int = 3, email
         )
     if kind == "custom_event":
         return st.builds(builders.custom_event, number, **common, utk=no_utk, properties=property_sets)
+    if kind == "retraction":
+        return st.builds(builders.retraction, number, **common, retracts=number, properties=property_sets)
+    if kind == "contact_merge":
+        return st.builds(builders.contact_merge, number, **common, primary=email, secondary=email, properties=property_sets)
     return st.builds(builders.contact_import, number, **common, email=email, external_id=external_ids, properties=property_sets)
 
 
@@ -139,12 +156,16 @@ def _less_complete(draw: st.DrawFn, event: Event) -> Event:
 def _conflicting(draw: st.DrawFn, event: Event) -> Event:
     """The event with another cookie, another address or other contents, or an event of another kind with its id."""
     changes: dict[str, Any] = {}
-    if not isinstance(event, ContactImport):
+    if type(event) not in WITHOUT_COOKIE:
         changes["utk"] = builders.utk(draw(cookies(3)))
     if isinstance(event, PageView | EmailClick):
         changes["url"] = draw(st.sampled_from((event.url, "https://x.io/another")))
     if isinstance(event, FormSubmission | Identify | ContactImport):
         changes["email"] = draw(addresses(3))
+    if isinstance(event, ContactMerge):
+        changes["secondary"] = draw(addresses(3))
+    if isinstance(event, Retraction):
+        changes["retracts"] = draw(st.sampled_from((event.retracts, event.event_id)))
     if draw(st.integers(0, 7)) == 0:
         other = draw(colliding_event(draw(st.sampled_from(KINDS))))
         return msgspec.structs.replace(other, event_id=event.event_id, portal_id=event.portal_id)
@@ -176,10 +197,18 @@ def colliding_events(
         lambda kind: colliding_event(kind, portals=portals, cookie_count=cookie_count, email_count=email_count)
     )
     events = draw(st.lists(one, min_size=min_size, max_size=max_size, unique_by=lambda event: (event.portal_id, event.event_id)))
+    events = [_aimed(draw, event, events) for event in events]
     if copies and events:
         originals = draw(st.lists(st.sampled_from(events), max_size=max(2, len(events) // 2)))
         events = events + [draw(copy_of(event)) for event in originals]
     return events
+
+
+def _aimed(draw: st.DrawFn, event: Event, events: Sequence[Event]) -> Event:
+    """A retraction of one of these events, perhaps of itself or of another retraction; anything else as it is."""
+    if not isinstance(event, Retraction):
+        return event
+    return msgspec.structs.replace(event, retracts=draw(st.sampled_from(events)).event_id)
 
 
 @st.composite
@@ -227,12 +256,15 @@ def valid_event(kind: str) -> st.SearchStrategy[Event]:
         "portal_id": st.integers(1, 2**63 - 1),
         "occurred_at": valid_times,
         "received_at": st.none() | valid_times,
-        "utk": st.none() if kind == "contact_import" else valid_utks if kind == "identify" else st.none() | valid_utks,
+        "utk": st.none() if TYPES[kind] in WITHOUT_COOKIE else valid_utks if kind == "identify" else st.none() | valid_utks,
         "url": valid_urls,
         "referrer": st.none() | valid_urls,
         "page_url": st.none() | valid_urls,
         "recipient_email": valid_emails,
         "email": valid_emails if kind in ("identify", "contact_import") else st.none() | valid_emails,
+        "retracts": st.uuids().map(str),
+        "primary": valid_emails,
+        "secondary": valid_emails,
         "properties": st.none() | json_objects.map(normal_text),
         "fields": st.none() | st.dictionaries(names, st.text(max_size=20), min_size=1, max_size=4).map(lambda each: tuple(each.items())),
         "send_id": texts,

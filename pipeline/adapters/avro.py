@@ -14,7 +14,7 @@ from pipeline.adapters.avro_reader import SchemaReader, UnreadableError, has_emp
 from pipeline.adapters.avro_writer import Writer, writer
 from pipeline.adapters.contracts import SchemaVersion, load_schemas
 from pipeline.adapters.raw_batch import Decoded, EventColumns, by_header, decode_events
-from pipeline.core.events import ContactImport, Event
+from pipeline.core.events import WITHOUT_COOKIE, Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.settings import Settings
 
@@ -22,7 +22,7 @@ __all__ = ["Decoded", "EventColumns", "Registry", "UnreadableError"]
 
 _values = msgspec.structs.astuple
 _UTK = Event.__struct_fields__.index("utk")
-"""Where an event has its utk; the schema of a contact import has none."""
+"""Where an event has its utk, if its schema has one."""
 
 
 class Registry:
@@ -48,7 +48,7 @@ class Registry:
 
     def encode_event(self, event: Event) -> bytes:
         values = _values(event)
-        if type(event) is ContactImport:
+        if type(event) in WITHOUT_COOKIE:
             values = values[:_UTK] + values[_UTK + 1 :]
         return self._headers[event.type] + self._writers[event.type](values)
 

@@ -67,7 +67,7 @@ TABLES: dict[str, Table] = {
         ("portal_id", "contact_id"),
         (
             _number("portal_id"), _id("contact_id"), _text("email"), Column("former_emails", "Array(String)"), _text("external_id"),
-            _time("created_at"), _id("created_by"),
+            _time("created_at"), _id("created_by"), Column("merged_into", "Nullable(String)", "toUUIDOrNull({})"),
         ),
     ),
     "identity-links": Table(

@@ -19,14 +19,15 @@ from clickhouse_driver import Client
 from pipeline.adapters import event_rows, failed_rows
 from pipeline.adapters.event_rows import MERGED, SELECTED, Copy, Row
 from pipeline.core.copies import merge
-from pipeline.core.events import Event, Utk, is_evidence
+from pipeline.core.events import Event, Utk, matters_to_identity
 from pipeline.resolve import conflict_detail
 
 Publish = Callable[[Iterable["Published"]], None]
 """Publishes records and returns when the broker has them."""
 Encode = Callable[[Event], bytes]
 
-_EVENTS_AT_ONCE = 500
+EVENTS_AT_ONCE = 500
+"""Events in one query: their hashes stand in its text."""
 _SEVERAL = """
 SELECT id_hash FROM event_copies
 WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
@@ -57,21 +58,21 @@ def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
     """Does all of the above for the events whose arrivals are named by `check`; how many had several copies that were not merged yet."""
     hashes = [found for (found,) in client.execute(_SEVERAL, {"check": check})]
     settled = 0
-    for start in range(0, len(hashes), _EVENTS_AT_ONCE):
-        told = _told(client, hashes[start : start + _EVENTS_AT_ONCE])
-        unsettled = [event.copies for event in told if event.merged_version < len(event.copies)]
+    for start in range(0, len(hashes), EVENTS_AT_ONCE):
+        found = told(client, hashes[start : start + EVENTS_AT_ONCE])
+        unsettled = [event.copies for event in found if event.merged_version < len(event.copies)]
         _settle(client, unsettled, encode, publish)
         settled += len(unsettled)
     return settled
 
 
 def elsewhere(copies: Sequence[Copy], encode: Encode) -> list[Published]:
-    """The copies of one event that sessions or identity would not see: under another cookie, or of a type that is no evidence."""
+    """The copies of one event that sessions or identity would not see: under another cookie, or of a type that `identify` does not read."""
     utks = sorted({copy.event.utk for copy in copies if copy.event.utk})
     published = [Published("event-copies", utk.encode(), encode(copy.event)) for utk in utks for copy in copies if copy.event.utk != utk]
-    if any(is_evidence(copy.event) for copy in copies):
+    if any(matters_to_identity(copy.event) for copy in copies):
         portal = str(copies[0].event.portal_id).encode()
-        published += [Published("identity-evidence", portal, encode(copy.event)) for copy in copies if not is_evidence(copy.event)]
+        published += [Published("identity-evidence", portal, encode(copy.event)) for copy in copies if not matters_to_identity(copy.event)]
     return published
 
 
@@ -102,7 +103,7 @@ def _settle(client: Client, events: Sequence[list[Copy]], encode: Encode, publis
     event_rows.insert(client, event_rows.rows(rows))
 
 
-def _told(client: Client, hashes: Sequence[int]) -> list[Told]:
+def told(client: Client, hashes: Sequence[int]) -> list[Told]:
     """The events with these hashes. A copy that was hidden since has two rows, which say the same."""
     events: dict[tuple[Any, Any], tuple[dict[int, Copy], int]] = {}
     for portal, event_id, copy, version, partition, offset, *values in client.execute(_COPIES, {"hashes": tuple(hashes)}):

@@ -1,7 +1,7 @@
 """`identify`: evidence in, contacts and links out (spec: identity.md).
 
-Two steps. `route` sends evidence, a few per cent of all events, on to `identity-evidence` under its portal, so that one partition
-has all of a portal's. `Portals` folds it there. The table `identities` has the copies of every event of evidence, for ever;
+Two steps. `route` sends evidence and retractions, a few per cent of all events, on to `identity-evidence` under their portal, so that one
+partition has all of a portal's. `Portals` folds them there. The table `identities` has the copies of each of these events, for ever;
 contacts, links and outcomes follow from them and are computed again when a partition is opened.
 """
 
@@ -24,7 +24,7 @@ from pipeline.core.policy import IdentityPolicy
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
-EVIDENCE_SOURCES = ("email-clicks", "form-submissions", "identifies", "contact-imports")
+EVIDENCE_SOURCES = ("email-clicks", "form-submissions", "identifies", "contact-imports", "retractions", "contact-merges")
 EVIDENCE = "identity-evidence"
 TABLE = "identities"
 
@@ -94,6 +94,7 @@ def _contact(portal: PortalId, contact: Contact) -> dict[str, object]:
         "external_id": contact.external_id,
         "created_at": contact.created_at,
         "created_by": contact.created_by,
+        "merged_into": contact.merged_into,
     }
 
 

@@ -2,7 +2,8 @@
 
 Partition p of every raw topic has the same cookies, since the key is the utk; so one part of the table `visitors` has all that
 is known of a cookie. A record's key says which cookie it concerns. On the raw topics that is the event's own; on `event-copies`
-it may be another: a copy of an event that also exists with this cookie, without which nobody could tell whose event it is in the end.
+it may be another: a copy of an event that also exists with this cookie, without which nobody could tell whose event it is in the end; or
+a retraction that decides about an event of this cookie.
 
 The table has, per cookie, its events in numbered chunks (visitor.py), and an item for what was forgotten (the fold's state).
 """

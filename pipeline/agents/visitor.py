@@ -4,7 +4,7 @@
 |---|---|
 | activity after all that the cookie has done, as nearly all is | nothing: the fold's last session is all there is to know (`_append`) |
 | anything that concerns only the cookie's last few events | these (`_advance_newer`, from the fold's state before them) |
-| all else: another copy of an older event, an event from longer ago, something to forget | everything (`_advance_all`) |
+| all else: another copy of an older event, an event from longer ago, its retraction, something to forget | everything (`_advance_all`) |
 
 All three write the same: the sessions that changed, and *chunks* for the changelog, each with some events, numbered; a later chunk
 speaks for an event instead of an earlier one. `restore` reads them back. In memory chunks are shorter: an event id is 16 bytes, and a
@@ -21,7 +21,7 @@ import msgspec
 
 from pipeline.agents.words import Words
 from pipeline.core.copies import Trace
-from pipeline.core.events import Event, EventId, Millis, PageView, PortalId, Utk
+from pipeline.core.events import Event, EventId, Millis, PageView, PortalId, Retraction, Utk
 from pipeline.core.policy import SessionPolicy
 from pipeline.core.sessions import (
     Activity,
@@ -102,7 +102,7 @@ class Visitor(msgspec.Struct, gc=False):
     last: bytes | None = b""
     """The fold's session after everything; empty if there is none. None after `restore`: then `base`, `ids`, `oldest` are unknown, too."""
     ids: bytes = b""
-    """Eight bytes of each remembered event: whether it was there before."""
+    """Eight bytes of each remembered event, and of each that is retracted here: whether one must be looked up."""
     oldest: Millis = Millis(0)
     """When the oldest remembered activity was; 0 if there is none."""
 
@@ -125,8 +125,10 @@ class Visitor(msgspec.Struct, gc=False):
             self.ids += b"".join(ids)
             return written
         newer = CookieState(_session(self.base), self._unpacked(map(_decode_chunk, self.newer), rules.words))
-        if any(newer.is_late(event) or (there and event.event_id not in newer.events) for event, there in zip(events, known, strict=True)):
-            return self._advance_all(events, rules)
+        for event, there in zip(events, known, strict=True):
+            retracts = event.retracts if isinstance(event, Retraction) else None
+            if newer.is_late(event) or (there and event.event_id not in newer.events) or (retracts and retracts not in newer.events):
+                return self._advance_all(events, rules)
         return self._advance_newer(events, rules, newer)
 
     def _append(self, events: Sequence[Event], rules: Rules) -> Written | None:
@@ -153,6 +155,7 @@ class Visitor(msgspec.Struct, gc=False):
             return Written((), (), {}, None, 0)
         self.last = _packed_session(changes.last)
         self.ids += b"".join(_digest(hash(event_id)) for event_id in changes.events if event_id not in state.events)
+        self.ids += b"".join(_digest(hash(event.retracts)) for event in events if isinstance(event, Retraction))
         self.oldest = min(self.oldest or _FAR, *(event.occurred_at for event in events))
         return Written(changes.upserts, changes.removed, self._write(changes.events, rules), None, 0)
 
@@ -179,7 +182,7 @@ class Visitor(msgspec.Struct, gc=False):
         """Packs everything anew."""
         activity = activity_in(state.events, self.cookie[1])
         self.oldest = activity[0][0] if activity else Millis(0)
-        self.ids = b"".join(_digest(hash(event_id)) for event_id in state.events)
+        self.ids = b"".join(_digest(hash(event_id)) for event_id in (*state.events, *_retracted_by(state.events)))
         before = _packed_session(state.before)
         self.older, self.base = (), self.forgotten if before == self.forgotten else before
         self._pack_before(max(0, len(activity) - _NEWER), activity, state.events, rules)
@@ -238,6 +241,13 @@ def _own_activity(events: Iterable[Event], utk: Utk) -> list[Activity] | None:
             return None
         found.append(activity)
     return found
+
+
+def _retracted_by(events: Mapping[EventId, Kept]) -> Iterator[EventId]:
+    """What retractions among the events name, in any of their copies."""
+    for kept in events.values():
+        if isinstance(kept, tuple):
+            yield from (retracts for copy in kept if (retracts := copy.get("retracts")) is not None)
 
 
 def _session(packed: bytes) -> Session | None:

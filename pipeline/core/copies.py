@@ -51,13 +51,15 @@ class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
 FIELD_NAMES = (
     "type", "utk", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties", "recipient_email", "send_id", "bot",
     "form_id", "email", "page_url", "fields", "create_new_contact", "use_cookie", "external_id", "name",
+    "retracts", "primary", "secondary",
 )  # fmt: skip
 """Compared fields beside event and portal id. Positions are stored in changelogs: only ever append."""
 FIELD_CODES = {name: code for code, name in enumerate(FIELD_NAMES)}
 
-KEPT_BY_SESSIONS = frozenset({"type", "utk", "url", "referrer", "new_browser_session", "bot"})
+KEPT_BY_SESSIONS = frozenset({"type", "utk", "url", "referrer", "new_browser_session", "bot", "retracts"})
 KEPT_BY_IDENTITY = frozenset(
-    {"type", "utk", "email", "recipient_email", "send_id", "external_id", "bot", "create_new_contact", "use_cookie"}
+    {"type", "utk", "email", "recipient_email", "send_id", "external_id", "bot", "create_new_contact", "use_cookie",
+     "retracts", "primary", "secondary"}
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ JsonText = NewType("JsonText", str)
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """What every event has. `utk` is always None for a contact import."""
+    """What every event has. `utk` is always None for what no browser does: imports, merges and retractions."""
 
     type: ClassVar[str]
 
@@ -97,9 +97,32 @@ class ContactImport(Event, frozen=True, gc=False):
     properties: JsonText | None
 
 
-Evidence = FormSubmission | EmailClick | Identify | ContactImport
+class Retraction(Event, frozen=True, gc=False):
+    """An earlier event of the portal never happened."""
 
-TYPES: dict[str, type[Event]] = {kind.type: kind for kind in (PageView, EmailClick, FormSubmission, Identify, CustomEvent, ContactImport)}
+    type: ClassVar[str] = "retraction"
+
+    retracts: EventId
+    properties: JsonText | None
+
+
+class ContactMerge(Event, frozen=True, gc=False):
+    """The contact with one address is the contact with another."""
+
+    type: ClassVar[str] = "contact_merge"
+
+    primary: Email
+    secondary: Email
+    properties: JsonText | None
+
+
+Evidence = FormSubmission | EmailClick | Identify | ContactImport | ContactMerge
+
+_KINDS = (PageView, EmailClick, FormSubmission, Identify, CustomEvent, ContactImport, Retraction, ContactMerge)
+TYPES: dict[str, type[Event]] = {kind.type: kind for kind in _KINDS}
+
+WITHOUT_COOKIE = frozenset({ContactImport, Retraction, ContactMerge})
+"""What no browser does: neither the schemas nor the JSON of these types have a utk."""
 
 NOT_COMPARED = frozenset({"occurred_at", "received_at", "ip", "user_agent"})
 """Copies of one event may differ in these (a resend, another network); everything else must agree."""
@@ -107,9 +130,14 @@ NOT_COMPARED = frozenset({"occurred_at", "received_at", "ip", "user_agent"})
 
 def is_activity(event: Event) -> bool:
     """Whether the event counts for sessions (spec: sessions.md, "Activity"); one without a cookie never does."""
-    if event.utk is None or isinstance(event, ContactImport):
+    if event.utk is None:
         return False
     return not (isinstance(event, EmailClick) and event.bot)
+
+
+def matters_to_identity(event: Event) -> bool:
+    """Whether the fold of a portal must see the event: evidence, and what may retract it."""
+    return isinstance(event, Evidence | Retraction)
 
 
 def is_evidence(event: Event) -> bool:

@@ -18,9 +18,22 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.core.events import ContactImport, Email, EmailClick, Event, EventId, FormSubmission, Identify, Millis, PortalId, Utk
+from pipeline.core.events import (
+    ContactImport,
+    ContactMerge,
+    Email,
+    EmailClick,
+    Event,
+    EventId,
+    FormSubmission,
+    Identify,
+    Millis,
+    PortalId,
+    Utk,
+)
 from pipeline.core.ids import ContactId, contact_id
 from pipeline.core.policy import (
+    AnonymousContact,
     CreateNewBindsCookie,
     EmailBindingScope,
     IdentifyNewEmail,
@@ -29,7 +42,7 @@ from pipeline.core.policy import (
     ReplacedEmail,
 )
 
-Kind = Literal["form_submission", "email_click", "identify", "contact_import"]
+Kind = Literal["form_submission", "email_click", "identify", "contact_import", "contact_merge"]
 Status = Literal["bound", "temporary"]
 
 
@@ -58,10 +71,15 @@ class Rule(StrEnum):
     IDENTIFY_UNKNOWN_ID = "identify.unknown_id"
     IMPORT_KNOWN_EMAIL = "import.known_email"
     IMPORT_NEW_CONTACT = "import.new_contact"
+    MERGE_MERGED = "merge.merged"
+    MERGE_NOTHING = "merge.nothing"
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
-    """What identity sees of an event. `utk` is None as well where the cookie must not be used; `email` is a click's recipient."""
+    """What identity sees of an event.
+
+    `utk` is None as well where the cookie must not be used; `email` is a click's recipient, or the primary address of a merge.
+    """
 
     at: Millis
     event_id: EventId
@@ -72,6 +90,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     send_id: str | None = None
     bot: bool = False
     create_new: bool = False
+    secondary: Email | None = None
 
     @property
     def key(self) -> tuple[Millis, EventId]:
@@ -80,7 +99,10 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
 
 class Contact(msgspec.Struct, frozen=True, gc=False):
-    """A known person. `replaced` holds the addresses that were replaced, in that order, each once."""
+    """A known person. `replaced` holds the addresses that were replaced, in that order, each once.
+
+    `merged_into`: the contact that this one turned out to be; then it is as it was at that moment, and owns nothing.
+    """
 
     contact_id: ContactId
     email: Email | None
@@ -88,6 +110,7 @@ class Contact(msgspec.Struct, frozen=True, gc=False):
     external_id: str | None
     created_at: Millis
     created_by: EventId
+    merged_into: ContactId | None = None
 
     @property
     def former_emails(self) -> tuple[Email, ...]:
@@ -146,6 +169,8 @@ class Situation(NamedTuple):
     """The contact that has the external id."""
     binding_unused: bool
     """For a click: whether this binding of B is still to be had."""
+    s: ContactId | None
+    """For a merge: the contact that the secondary address identifies."""
 
 
 class Row(NamedTuple):
@@ -190,7 +215,17 @@ IMPORT = (
     Row(Rule.IMPORT_KNOWN_EMAIL, lambda s: s.b, Who.EMAIL_OWNER, Cookie.STAYS),
     Row(Rule.IMPORT_NEW_CONTACT, lambda _: True, Who.NEW, Cookie.STAYS),
 )
-TABLES: dict[Kind, tuple[Row, ...]] = {"form_submission": FORM, "email_click": CLICK, "identify": IDENTIFY, "contact_import": IMPORT}
+MERGE = (
+    Row(Rule.MERGE_MERGED, lambda s: s.b and s.s and s.b != s.s, Who.EMAIL_OWNER, Cookie.STAYS),
+    Row(Rule.MERGE_NOTHING, lambda _: True, Who.NOBODY, Cookie.STAYS),
+)
+TABLES: dict[Kind, tuple[Row, ...]] = {
+    "form_submission": FORM,
+    "email_click": CLICK,
+    "identify": IDENTIFY,
+    "contact_import": IMPORT,
+    "contact_merge": MERGE,
+}
 
 BY_COOKIE = frozenset({Rule.CLICK_UNKNOWN_RECIPIENT, Rule.CLICK_BOT, Rule.IDENTIFY_UNKNOWN_ID})
 """Evidence that falls back on the owner of its cookie when it resolved to nobody; `form.nobody` does not."""
@@ -210,6 +245,8 @@ def evidence_of(event: Event) -> Evidence | None:
             return Evidence(event.occurred_at, event.event_id, "identify", event.utk, event.email, event.external_id)
         case ContactImport():
             return Evidence(event.occurred_at, event.event_id, "contact_import", None, event.email, event.external_id)
+        case ContactMerge():
+            return Evidence(event.occurred_at, event.event_id, "contact_merge", None, event.primary, secondary=event.secondary)
     return None
 
 
@@ -246,6 +283,11 @@ class Fold:
         self._owner_of_id: dict[str, ContactId] = {}
         self._created_with_seed: dict[str, list[ContactId]] = {}
         self._used_bindings: dict[ContactId, set[str | None]] = {}
+        self._cookies_of: dict[ContactId, list[Utk]] = {}
+        """Every cookie that was ever linked to the contact, and below all that ever resolved to it: what a merge has to look at."""
+        self._evidence_of: dict[ContactId, list[EventId]] = {}
+        self._merged: dict[ContactId, list[ContactId]] = {}
+        """The contacts that were merged into this one."""
 
     def apply(self, evidence: Evidence) -> None:
         """Take the next piece of evidence."""
@@ -256,11 +298,13 @@ class Fold:
             who, cookie = Who.COOKIE_OWNER_TAKES_EMAIL, Cookie.STAYS
         contact = self._contact(who, situation)
         if contact is not None:
+            if situation.s is not None:
+                self._merge(situation.s, contact)
             self._take_external_id(contact, evidence)
             if self._may_use_cookie(situation):
                 self._use_cookie(cookie, contact, evidence, row.rule)
-        self.outcomes_before.note(evidence.event_id, self.outcomes.get(evidence.event_id))
-        self.outcomes[evidence.event_id] = Outcome(contact, row.rule, contact is None and row.rule in BY_COOKIE)
+            self._evidence_of.setdefault(contact, []).append(evidence.event_id)
+        self._set_outcome(evidence.event_id, Outcome(contact, row.rule, contact is None and row.rule in BY_COOKIE))
 
     def forget(self, members: Iterable[Evidence]) -> None:
         """Take back all that these pieces of evidence did. They must be closed: share no address, id or cookie with others."""
@@ -270,10 +314,12 @@ class Fold:
             for seed in _seeds(evidence):
                 for contact in self._created_with_seed.pop(seed, ()):
                     self.contacts_before.note(contact, self.contacts.pop(contact))
-                    self._used_bindings.pop(contact, None)
-            if evidence.email is not None:
-                self._owner_of_email.pop(evidence.email, None)
-                self._last_holder.pop(evidence.email, None)
+                    for of_contact in (self._used_bindings, self._cookies_of, self._evidence_of, self._merged):
+                        of_contact.pop(contact, None)
+            for email in (evidence.email, evidence.secondary):
+                if email is not None:
+                    self._owner_of_email.pop(email, None)
+                    self._last_holder.pop(email, None)
             if evidence.external_id is not None:
                 self._owner_of_id.pop(evidence.external_id, None)
             if evidence.utk is not None and (links := self.links.pop(evidence.utk, None)) is not None:
@@ -286,7 +332,7 @@ class Fold:
         self.outcomes_before.clear()
 
     def _situation(self, evidence: Evidence) -> Situation:
-        b = x = a = None
+        b = x = a = s = None
         binding_unused = False
         if evidence.email is not None:
             b = self._owner_of_email.get(evidence.email)
@@ -298,7 +344,9 @@ class Fold:
             assert evidence.email is not None
             b = b or self._last_holder.get(evidence.email)
             binding_unused = b is not None and self._binding(evidence) not in self._used_bindings.get(b, ())
-        return Situation(evidence, b, a, a is not None and self.contacts[a].email is not None, x, binding_unused)
+        if evidence.secondary is not None:
+            s = self._owner_of_email.get(evidence.secondary)
+        return Situation(evidence, b, a, a is not None and self.contacts[a].email is not None, x, binding_unused, s)
 
     def _owner_of_cookie(self, utk: Utk) -> ContactId | None:
         links = self.links.get(utk)
@@ -353,6 +401,14 @@ class Fold:
         self.contacts_before.note(contact.contact_id, self.contacts.get(contact.contact_id))
         self.contacts[contact.contact_id] = contact
 
+    def _set_outcome(self, event_id: EventId, outcome: Outcome) -> None:
+        self.outcomes_before.note(event_id, self.outcomes.get(event_id))
+        self.outcomes[event_id] = outcome
+
+    def _set_links(self, utk: Utk, links: tuple[Link, ...]) -> None:
+        self.links_before.note(utk, self.links.get(utk))
+        self.links[utk] = links
+
     def _may_use_cookie(self, situation: Situation) -> bool:
         """Policy `create_new_binds_cookie` rules the cookie of a submission that makes a contact on purpose (a kiosk)."""
         if not situation.evidence.create_new:
@@ -371,12 +427,56 @@ class Fold:
             return
         if use is Cookie.BIND_BY_EMAIL:
             self._used_bindings.setdefault(contact, set()).add(self._binding(evidence))
+        if use is Cookie.BIND:
+            self._absorb_nameless(utk, contact)
         links = self.links.get(utk, ())
         new = Link(contact, "temporary" if use is Cookie.TEMPORARY else "bound", evidence.at, None, rule, evidence.event_id)
         links_now = _follow(links, new) if use is Cookie.TEMPORARY else self._bind(links, new)
         if links_now is not links:
-            self.links_before.note(utk, self.links.get(utk))
-            self.links[utk] = links_now
+            self._cookies_of.setdefault(contact, []).append(utk)
+            self._set_links(utk, links_now)
+
+    def _absorb_nameless(self, utk: Utk, contact: ContactId) -> None:
+        """Policy `anonymous_contact`: a cookie's owner of whom nothing is known but that cookie turns out to be this contact."""
+        owner = self._owner_of_cookie(utk)
+        if owner is None or owner == contact or self.policy.anonymous_contact is AnonymousContact.KEEP:
+            return
+        nameless = self.contacts[owner]
+        if nameless.email is None and nameless.external_id is None:
+            self._merge(owner, contact)
+
+    def _merge(self, gone: ContactId, into: ContactId) -> None:
+        """From now on `gone` is `into`: whatever identified it, and all that it has, is the other's."""
+        merged = [gone, *self._merged.pop(gone, ())]
+        self._merge_names(gone, into, merged)
+        self._used_bindings.setdefault(into, set()).update(self._used_bindings.pop(gone, ()))
+        for utk in dict.fromkeys(cookies := self._cookies_of.pop(gone, [])):
+            links = self.links[utk]
+            if any(link.contact_id == gone for link in links):
+                moved = (msgspec.structs.replace(link, contact_id=into) if link.contact_id == gone else link for link in links)
+                self._set_links(utk, tuple(moved))
+        for event_id in (evidence := self._evidence_of.pop(gone, [])):
+            self._set_outcome(event_id, msgspec.structs.replace(self.outcomes[event_id], contact_id=into))
+        self._cookies_of.setdefault(into, []).extend(cookies)
+        self._evidence_of.setdefault(into, []).extend(evidence)
+        self._merged.setdefault(into, []).extend(merged)
+        for contact in merged:
+            self._set_contact(msgspec.structs.replace(self.contacts[contact], merged_into=into))
+
+    def _merge_names(self, gone: ContactId, into: ContactId, merged: Iterable[ContactId]) -> None:
+        """Addresses and external ids that identify `gone` (and those merged into it before) identify `into`."""
+        old, new = self.contacts[gone], self.contacts[into]
+        emails = old.replaced if old.email is None else (*old.replaced, old.email)
+        for email in emails:
+            for of_email in (self._owner_of_email, self._last_holder):
+                if of_email.get(email) == gone:
+                    of_email[email] = into
+        for contact in merged:
+            external_id = self.contacts[contact].external_id
+            if external_id is not None:
+                self._owner_of_id[external_id] = into
+        replaced = tuple(dict.fromkeys((*new.replaced, *emails)))
+        self._set_contact(msgspec.structs.replace(new, replaced=replaced, external_id=new.external_id or old.external_id))
 
     def _bind(self, links: tuple[Link, ...], new: Link) -> tuple[Link, ...]:
         """The links of a cookie after Bind; the same object if nothing changes."""

@@ -5,7 +5,8 @@ Components are independent of each other, so the fold over all evidence is the u
 
 * evidence that is newer than everything in its component is applied to what is there: O(1);
 * evidence that comes late, or an event that changed because a further copy of it came, makes its component be taken back and folded anew;
-* evidence that connects components first makes them one.
+* evidence that connects components first makes them one;
+* evidence that is retracted leaves its component, and comes back when the retraction is retracted.
 
 A component may stay larger than it need be (when an event lost its cookie to a better copy): that costs time, never correctness.
 """
@@ -19,6 +20,7 @@ from pipeline.core.events import EventId, PortalId, Utk
 from pipeline.core.identity import TABLES, Contact, Evidence, Fold, K, Link, Outcome, V
 from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy
+from pipeline.core.retractions import Retractions, retracted_among
 
 FEW = 32
 """Up to this many pieces of evidence are put into a larger component one by one; more are sorted together with it."""
@@ -78,6 +80,7 @@ class LiveIdentities:
         self._copies: dict[EventId, tuple[Trace, ...]] = {}
         self._evidence: dict[EventId, Evidence] = {}
         self._component_of: dict[str, Component] = {}
+        self._retractions = Retractions()
 
     @property
     def contacts(self) -> Mapping[ContactId, Contact]:
@@ -100,8 +103,8 @@ class LiveIdentities:
             if together is not there:
                 self._copies[item.event_id] = changed[item.event_id] = together
         touched: dict[int, Component] = {}
-        for event_id, copies in changed.items():
-            for component in self._place(event_id, copies):
+        for event_id, evidence in self._evidence_now(changed):
+            for component in self._place(event_id, evidence):
                 touched[id(component)] = component
         self._fold.clear_journals()
         for component in touched.values():
@@ -117,9 +120,20 @@ class LiveIdentities:
             changed,
         )
 
-    def _place(self, event_id: EventId, copies: Sequence[Trace]) -> Iterator[Component]:
-        """Put what the copies now say into its component, and take out what they said before."""
-        old, new = self._evidence.get(event_id), evidence_of_trace(merge_traces(copies))
+    def _evidence_now(self, changed: Mapping[EventId, Sequence[Trace]]) -> Iterator[tuple[EventId, Evidence | None]]:
+        """What the changed events say now, and those that are retracted, or are not any more, because of them."""
+        merged = {event_id: merge_traces(copies) for event_id, copies in changed.items()}
+        for event_id in changed:
+            for concerned in self._retractions.note(event_id, merged[event_id].get("retracts")):
+                if concerned not in merged and concerned in self._copies:
+                    merged[concerned] = merge_traces(self._copies[concerned])
+        gone = retracted_among((event.occurred_at, event_id, event.get("retracts")) for event_id, event in merged.items())
+        for event_id, event in merged.items():
+            yield event_id, None if event_id in gone else evidence_of_trace(event)
+
+    def _place(self, event_id: EventId, new: Evidence | None) -> Iterator[Component]:
+        """Put what an event now says into its component, and take out what it said before."""
+        old = self._evidence.get(event_id)
         if old == new:
             return
         if old is not None:
@@ -158,15 +172,19 @@ def evidence_of_trace(merged: Trace) -> Evidence | None:
     utk = get("utk")
     if kind == "form_submission" and not get("use_cookie"):
         utk = None
-    email = get("recipient_email" if kind == "email_click" else "email")
-    create_new = bool(get("create_new_contact"))
-    return Evidence(merged.occurred_at, merged.event_id, kind, utk, email, get("external_id"), get("send_id"), bool(get("bot")), create_new)
+    email = get(_ADDRESS.get(kind, "email"))
+    ids, bot, create_new = (get("external_id"), get("send_id")), bool(get("bot")), bool(get("create_new_contact"))
+    return Evidence(merged.occurred_at, merged.event_id, kind, utk, email, *ids, bot, create_new, get("secondary"))
+
+
+_ADDRESS = {"email_click": "recipient_email", "contact_merge": "primary"}
+"""Fields that hold the address of evidence, where they are not `email`."""
 
 
 def _nodes(evidence: Evidence) -> Iterator[str]:
     """What can connect this evidence with other evidence; itself, if there is nothing."""
     connected = False
-    for prefix, value in (("u", evidence.utk), ("e", evidence.email), ("x", evidence.external_id)):
+    for prefix, value in (("u", evidence.utk), ("e", evidence.email), ("x", evidence.external_id), ("e", evidence.secondary)):
         if value is not None:
             connected = True
             yield prefix + value

@@ -56,6 +56,13 @@ class IdentifyNewEmail(StrEnum):
     OVERWRITE = "overwrite"
 
 
+class AnonymousContact(StrEnum):
+    """What becomes of a contact without address and id when its cookie turns out to be somebody's."""
+
+    ABSORB = "absorb"
+    KEEP = "keep"
+
+
 class Duration(int):
     """A length of time in milliseconds; written as an integer and `ms`, `s`, `m`, `h` or `d`."""
 
@@ -96,6 +103,7 @@ class IdentityPolicy:
     create_new_binds_cookie: CreateNewBindsCookie = CreateNewBindsCookie.IF_UNBOUND
     email_binding_scope: EmailBindingScope = EmailBindingScope.CONTACT
     identify_new_email: IdentifyNewEmail = IdentifyNewEmail.NEW_CONTACT
+    anonymous_contact: AnonymousContact = AnonymousContact.ABSORB
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ far as it is known, and nothing else. Both forms rest on it:
 * incremental: `CookieState` holds a cookie's recent events and the fold's state before them, and
   `advance` takes the state and a batch of new events and returns the new state and what changed.
 
+A cookie is given, beside its own events, the retractions that decide about them: they are kept like events, and are no activity.
+
 The incremental form may forget the oldest events (`Retention`): it keeps the state that the fold had after them, so what
 comes later is computed exactly. Only an event that belongs *before* that point cannot be placed any more: it is late.
 """
@@ -20,9 +22,10 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, add_trace, merge_traces, trace
-from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Utk, is_activity
+from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Retraction, Utk, is_activity
 from pipeline.core.ids import SessionId, session_id
 from pipeline.core.policy import SessionPolicy
+from pipeline.core.retractions import retracted_among
 
 CLICK_ID_PARAMETERS = ("gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "ttclid", "li_fat_id", "twclid")
 UTM_PARAMETERS = ("utm_source", "utm_medium", "utm_campaign")
@@ -170,12 +173,17 @@ class CookieState(NamedTuple):
         last = self.before
         return last is not None and (new.occurred_at, new.event_id) <= (last.ended_at, last.last_event_id)
 
+    def has_forgotten_target(self, new: Event) -> bool:
+        """Whether the event retracts one that is not here any more (or not here yet: if anything was forgotten, nobody can tell)."""
+        return self.before is not None and isinstance(new, Retraction) and new.retracts not in self.events
+
 
 class SessionChanges(NamedTuple):
     """What a batch changed for one cookie: sessions that are new or different, and first events of those that are gone.
 
     `events` that are new, have another copy, or (None) are forgotten. `before` is the fold's state before the remembered events if
-    some were forgotten. `late` events could not be placed. `last` is the fold's state after everything, if something changed.
+    some were forgotten. `late` events could not be placed, or retract what may be forgotten. `last` is the fold's state after everything,
+    if something changed.
     """
 
     upserts: list[Session]
@@ -203,6 +211,7 @@ def advance(
         there = events.get(event.event_id)
         together = keep(there, event, utk)
         if together is not there:
+            late += state.has_forgotten_target(event)
             events[event.event_id] = changed[event.event_id] = together
     if not changed:
         return state, SessionChanges([], [], {}, None, late)
@@ -238,20 +247,26 @@ _LONG_PROPERTIES = 256
 
 
 def activity_in(events: Mapping[EventId, Kept], utk: Utk) -> list[Activity]:
-    """The activity of a cookie, in order. A merged event that is another cookie's after all is not among it."""
+    """The activity of a cookie, in order. A merged event that is another cookie's after all, or is retracted, is not among it."""
     found: list[Activity] = []
+    retractions: list[tuple[Millis, EventId, EventId]] = []
     for kept in events.values():
         if isinstance(kept, PageView):
             found.append((kept.occurred_at, kept.event_id, kept.url, kept.referrer, kept.new_browser_session))
             continue
         merged = merge_traces(kept)
-        if merged.get("utk") == utk:
+        if (retracts := merged.get("retracts")) is not None:
+            retractions.append((merged.occurred_at, merged.event_id, retracts))
+        elif merged.get("utk") == utk:
             kind = merged.get("type")
             if kind == PageView.type:
                 url, referrer, starts = merged.get("url"), merged.get("referrer"), merged.get("new_browser_session")
                 found.append((merged.occurred_at, merged.event_id, url, referrer, starts))
             elif kind != EmailClick.type or not merged.get("bot"):
                 found.append((merged.occurred_at, merged.event_id, None, None, False))
+    if retractions:
+        gone = retracted_among([*retractions, *((at, event_id, None) for at, event_id, *_ in found)])
+        found = [activity for activity in found if activity[1] not in gone]
     found.sort()
     return found
 
@@ -275,11 +290,11 @@ def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
 
 
 def _forgettable(events: Mapping[EventId, Kept], oldest: Sequence[Activity]) -> list[EventId]:
-    """The `oldest` events, and those that are no activity of this cookie and are as old."""
+    """The `oldest` events, and those that are no activity of this cookie (or are retracted) and are as old."""
     active = {event_id for _, event_id, *_ in oldest}
     last = oldest[-1][:2]
-    return [
-        event_id
-        for event_id, kept in events.items()
-        if event_id in active or (isinstance(kept, tuple) and all((t.occurred_at, event_id) <= last for t in kept))
-    ]
+
+    def is_as_old(event_id: EventId, kept: Kept) -> bool:
+        return all((copy.occurred_at, event_id) <= last for copy in (kept if isinstance(kept, tuple) else (kept,)))
+
+    return [event_id for event_id, kept in events.items() if event_id in active or is_as_old(event_id, kept)]

@@ -112,8 +112,10 @@ SHAPES: dict[str, dict[str, Rule]] = {
     "identify": _COMMON | {"utk": _required(UTK), "email": EMAIL, "external_id": TEXT, "properties": PROPERTIES},
     "custom_event": _COMMON | {"utk": UTK, "name": _required(TEXT), "properties": PROPERTIES},
     "contact_import": _COMMON | {"email": _required(EMAIL), "external_id": TEXT, "properties": PROPERTIES},
+    "retraction": _COMMON | {"retracts": _required(EVENT_ID), "properties": PROPERTIES},
+    "contact_merge": _COMMON | {"primary": _required(EMAIL), "secondary": _required(EMAIL), "properties": PROPERTIES},
 }
-"""The fields of each type by name, `type` itself aside. Whatever else a record has is an extra; a contact import has no utk."""
+"""The fields of each type by name, `type` itself aside. Whatever else a record has is an extra; the last three types have no utk."""
 
 ONE_OF = {"identify": ("email", "external_id")}
 """Fields of which a type needs at least one."""

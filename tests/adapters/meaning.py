@@ -12,7 +12,7 @@ from pipeline.adapters.avro import Registry
 from pipeline.core.identity import BY_COOKIE
 from pipeline.resolve import EventRow, Resolution
 
-EVIDENCE = ("form_submission", "email_click", "identify", "contact_import")
+EVIDENCE = ("form_submission", "email_click", "identify", "contact_import", "contact_merge")
 
 
 def write_meaning(client: Client, registry: Registry, resolution: Resolution) -> None:

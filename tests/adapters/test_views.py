@@ -3,12 +3,13 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from uuid import UUID
 
 import msgspec
 import pytest
 from clickhouse_driver import Client
 
-from pipeline.adapters import clickhouse, derived_rows, event_copies, event_rows
+from pipeline.adapters import clickhouse, derived_rows, event_copies, event_rows, retracting
 from pipeline.adapters.avro import EventColumns, Registry
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
@@ -18,11 +19,23 @@ from pipeline.core.policy import Policy
 from pipeline.resolve import Resolution, resolve_events, resolve_lines
 from pipeline.settings import Settings
 from tests.adapters.meaning import key_of, sessions, write, write_meaning
-from tests.builders import MINUTE, START, contact_import, custom_event, email_click, event_id, form_submission, page_view, utk
+from tests.builders import (
+    MINUTE,
+    START,
+    contact_import,
+    contact_merge,
+    custom_event,
+    email_click,
+    event_id,
+    form_submission,
+    page_view,
+    retraction,
+    utk,
+)
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 
-VIEWS = ("contacts", "links", "sessions", "event_owners", "events", "timeline", "failed_events")
+VIEWS = ("contacts", "links", "sessions", "event_owners", "events", "timeline", "failed_events", "retracted_events")
 
 
 @pytest.fixture
@@ -39,7 +52,7 @@ def registry() -> Registry:
 
 
 def arrive(client: Client, registry: Registry, events: Iterable[Event], check: int = 1) -> list[event_copies.Published]:
-    """Inserts the events as `record` does and settles their copies; what was published on the way."""
+    """Inserts the events as `record` does and settles their copies and retractions; what was published on the way."""
     by_type: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_type[event.type].append(event)
@@ -51,6 +64,7 @@ def arrive(client: Client, registry: Registry, events: Iterable[Event], check: i
         event_rows.insert(client, event_rows.arrivals(batch, [0] * len(same_type), list(range(len(same_type))), check))
     published: list[event_copies.Published] = []
     event_copies.settle(client, check, registry.encode_event, published.extend)
+    retracting.settle(client, check, registry.encode_event, published.extend)
     return published
 
 
@@ -85,6 +99,9 @@ def test_views_equal_resolve_for_events_that_collide(settings: Settings, client:
     assert seen.links == expected.links
     assert seen.sessions == expected.sessions
     assert seen.events == expected.events
+    assert client.execute("SELECT count() FROM events") == [(len(expected.events),)]
+    everything = client.execute("SELECT uniqExact(portal_id, event_id) FROM event_rows")
+    assert client.execute(f"SELECT count() + {len(expected.events)} FROM retracted_events") == everything
     assert Counter(row.detail for row in seen.rejected) == Counter(row.detail for row in expected.rejected)
 
 
@@ -153,6 +170,45 @@ def test_a_copy_that_is_no_evidence_is_published_for_identity(client: Client, re
     assert published == [event_copies.Published("identity-evidence", b"7", registry.encode_event(view))]
 
 
+def test_a_retraction_and_what_it_retracts_meet_in_any_order(client: Client, registry: Registry) -> None:
+    """The retracted rows are kept, in one view, and the cookie hears of it; a retraction of the retraction brings them back."""
+    view, undo = page_view(1, at=START), retraction(2, at=START + 1)
+    redo = retraction(3, at=START + 2, retracts=2)
+    for_cookie = event_copies.Published("event-copies", utk("a").encode(), registry.encode_event(undo))
+    assert arrive(client, registry, [undo], 1) == []
+    assert arrive(client, registry, [view, page_view(4)], 2) == [for_cookie]
+    assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(2, 4)
+    assert client.execute("SELECT event_id, type, utk, toString(retracted_by) FROM retracted_events") == [
+        (*ids(1)[0], "page_view", view.utk, undo.event_id)
+    ]
+    published = arrive(client, registry, [redo], 3)
+    assert sorted(published) == sorted([for_cookie, for_cookie._replace(value=registry.encode_event(redo))])
+    assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(1, 3, 4)
+    assert client.execute("SELECT event_id FROM retracted_events") == ids(2)
+
+
+def test_the_later_copy_of_an_event_decides_whether_it_came_before_its_retraction(client: Client, registry: Registry) -> None:
+    """The time of an event is that of its earliest agreeing copy."""
+    arrive(client, registry, [page_view(1, at=START + 5), retraction(2, at=START)], 1)
+    assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(1, 2)
+    arrive(client, registry, [page_view(1, at=START - 5)], 2)
+    assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(2)
+    arrive(client, registry, [page_view(1, at=START - 5, utk="b", title="Another")], 3)
+    assert client.execute("SELECT utk FROM retracted_events") == [(utk("b"),)]
+
+
+def test_a_thousand_retractions_of_one_event_are_one_decision(client: Client, registry: Registry) -> None:
+    """More than one query may name; and a chain that is as long."""
+    many = [retraction(n, at=START + n) for n in range(2, 1_002)]
+    chain = [retraction(n, at=START + n, retracts=n - 1) for n in range(3_001, 3_042)]
+    arrive(client, registry, [page_view(1, at=START), *many, page_view(3_000, at=START), *chain])
+    assert client.execute("SELECT count() FROM events") == [(len(many) + len(chain) // 2 + 1,)]
+
+
+def ids(*numbers: int) -> list[tuple[UUID]]:
+    return [(UUID(event_id(number)),) for number in numbers]
+
+
 def test_a_session_begins_with_its_first_event_even_within_a_millisecond(settings: Settings, client: Client, registry: Registry) -> None:
     """Three sessions at one time: events belong to them in the order of their ids, which is that of the text."""
     ids = ["00000000-0000-4000-8000-0000000000ff", "00000000-0000-4000-9000-000000000001", "f0000000-0000-4000-8000-000000000000"]
@@ -216,6 +272,22 @@ def test_timeline_of_equals_timeline(client: Client, registry: Registry) -> None
     for portal, cookie in client.execute("SELECT portal_id, utk FROM links GROUP BY 1, 2 ORDER BY count() DESC, 2 LIMIT 6"):
         narrow = client.execute(f"SELECT {columns} FROM timeline_of(portal = {portal}, contact = '', cookie = '{cookie}') {order}")
         assert narrow == [row[3:] for row in whole if (row[0], row[2]) == (portal, cookie)] != []
+
+
+def test_a_merge_is_in_the_timeline_of_the_contact_that_stays(client: Client, registry: Registry) -> None:
+    know(
+        client,
+        registry,
+        form_submission(1, at=START, email="a@x.io"),
+        page_view(2, at=START, utk="b"),
+        form_submission(3, at=START + 1, utk="b", email="b@x.io"),
+        contact_merge(4, at=START + 2),
+    )
+    rows = client.execute("SELECT type, utk, primary, secondary FROM timeline WHERE email = 'a@x.io' ORDER BY occurred_at, event_id")
+    a, b = utk("a"), utk("b")
+    assert [row[:2] for row in rows] == [("form_submission", a), ("page_view", b), ("form_submission", b), ("contact_merge", None)]
+    assert rows[-1][2:] == ("a@x.io", "b@x.io")
+    assert client.execute("SELECT email, merged_into IS NULL FROM contacts ORDER BY email") == [("a@x.io", 1), ("b@x.io", 0)]
 
 
 @pytest.mark.parametrize("nulls", [0, 1])

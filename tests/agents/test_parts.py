@@ -18,13 +18,14 @@ from pipeline.agents.identify import Portals, route_key
 from pipeline.agents.sessionize import Visitors
 from pipeline.agents.visitor import Visitor
 from pipeline.core.copies import merge
-from pipeline.core.events import Event, is_evidence
+from pipeline.core.events import Event, matters_to_identity
 from pipeline.core.policy import IdentityPolicy, Policy, Rebind, SessionPolicy
 from pipeline.core.sessions import Retention
 from pipeline.errors import UserError
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
 from tests.builders import DAY, START, form_submission, page_view, utk
+from tests.core.test_convergence import with_retractions
 from tests.strategies import colliding_events, deliveries
 
 REGISTRY = Registry(Settings())
@@ -85,17 +86,14 @@ def values(records: Iterable[Any], names: tuple[str, ...]) -> list[tuple[Any, ..
 
 
 SESSION = ("portal_id", "utk", "session_id", "number", "started_at", "ended_at", "previous_started_at", "activity_count", "source")
-CONTACT = ("portal_id", "contact_id", "email", "former_emails", "external_id", "created_at", "created_by")
+CONTACT = ("portal_id", "contact_id", "email", "former_emails", "external_id", "created_at", "created_by", "merged_into")
 LINK = ("portal_id", "utk", "contact_id", "status", "valid_from", "valid_to", "rule", "evidence")
 
 
 @given(data=st.data(), events=colliding_events(portals=2, max_size=12))
 def test_sessions_survive_any_change_of_owner(data: st.DataObject, events: list[Event]) -> None:
-    """Records arrive under their own cookie, and copies of an event under the cookies of its other copies (event-copies)."""
-    cookies: dict[Any, set[str]] = {}
-    for event in events:
-        cookies.setdefault((event.portal_id, event.event_id), set()).update({event.utk} if event.utk else ())
-    arrivals: list[Arrival] = [(utk.encode(), event) for event in events for utk in sorted(cookies[event.portal_id, event.event_id])]
+    """Records arrive under their own cookie; copies of an event, and what retracts it, under the cookies of its copies (event-copies)."""
+    arrivals = [arrival for portal in (1, 2) for arrival in under_cookies([event for event in events if event.portal_id == portal])]
     without_cookie: list[Arrival] = [(event.event_id.encode(), event) for event in events if event.utk is None]
     batches = data.draw(deliveries(arrivals + without_cookie))
     if data.draw(st.booleans(), label="mostly in order, as usual"):
@@ -104,13 +102,23 @@ def test_sessions_survive_any_change_of_owner(data: st.DataObject, events: list[
     assert values(shown.get("sessions", ()), SESSION) == values(resolved(events).sessions, SESSION)
 
 
-@given(data=st.data(), events=colliding_events(kinds=("page_view", "custom_event", "email_click"), copies=False, max_size=25))
+def under_cookies(events: list[Event]) -> list[Arrival]:
+    """What the cookies of one portal are told: every copy of the events that name them, and of the retractions that decide about these."""
+    found: list[Arrival] = []
+    for cookie in sorted({event.utk for event in events if event.utk}):
+        ids = with_retractions({event.event_id for event in events if event.utk == cookie}, events)
+        found += [(cookie.encode(), event) for event in events if event.event_id in ids]
+    return found
+
+
+@given(data=st.data(), events=colliding_events(kinds=("page_view", "custom_event", "email_click", "retraction"), copies=False, max_size=25))
 def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event]) -> None:
     """The quick way of the usual case, in turn with the general one: now and then something late, twice, or after a change of owner."""
     ordered = sorted(events, key=lambda event: (event.occurred_at, event.event_id))
     for late in data.draw(st.lists(st.integers(0, max(0, len(ordered) - 1)), max_size=2)) if ordered else ():
         ordered.append(ordered.pop(late) if data.draw(st.booleans(), label="late, or twice") else ordered[late])
-    arrivals: list[Arrival] = [((event.utk or event.event_id).encode(), event) for event in ordered]
+    cookies = {(event.event_id, key) for key, event in under_cookies(events)}
+    arrivals: list[Arrival] = [(key, event) for event in ordered for id_, key in sorted(cookies) if id_ == event.event_id]
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=len(arrivals), max_size=len(arrivals)))
     ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
     batches = [arrivals[end - size : end] for size, end in zip(sizes, ends, strict=True) if end - size < len(arrivals)]
@@ -121,8 +129,8 @@ def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event])
 
 @given(data=st.data(), events=colliding_events(portals=2, max_size=15))
 def test_identities_survive_any_change_of_owner(data: st.DataObject, events: list[Event]) -> None:
-    """Evidence, and copies of it of other kinds, under the key of its portal."""
-    evidence = {(event.portal_id, event.event_id) for event in events if is_evidence(event)}
+    """Evidence and retractions, and copies of them of other kinds, under the key of their portal."""
+    evidence = {(event.portal_id, event.event_id) for event in events if matters_to_identity(event)}
     arrivals: list[Arrival] = [(route_key(event), event) for event in events if (event.portal_id, event.event_id) in evidence]
     shown = run(new_portals, data.draw(deliveries(arrivals)))
     expected = resolved(events)

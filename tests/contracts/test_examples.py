@@ -42,6 +42,11 @@ def official_bytes(version: SchemaVersion, example: Mapping[str, Any]) -> bytes:
     return encoded.getvalue()
 
 
+def is_written(version: object) -> bool:
+    """Whether it is the version that we write: the newest."""
+    return any(version is versions[-1] for versions in load_schemas().values())
+
+
 def event_of(version: SchemaVersion, example: Mapping[str, Any]) -> Event:
     event = parse_avro(version.name, example)
     assert isinstance(event, Event), event
@@ -70,7 +75,7 @@ def test_an_example_comes_back_from_every_library(version: SchemaVersion, exampl
     assert fastavro.schemaless_reader(io.BytesIO(encoded), without_logical_types(version.json), None) == example
 
 
-@pytest.mark.parametrize(("version", "example"), EXAMPLES)
+@pytest.mark.parametrize(("version", "example"), [each for each in EXAMPLES if is_written(each.values[0])])
 def test_we_write_the_bytes_that_the_official_library_writes(
     registry: Registry, version: SchemaVersion, example: Mapping[str, Any]
 ) -> None:
@@ -91,8 +96,8 @@ def test_we_read_what_the_official_library_writes(registry: Registry, version: S
 
 
 def test_every_record_has_an_example_with_and_one_without_its_optional_fields() -> None:
-    """The examples of a record show each of its fields with a value, and each optional one as null."""
-    for (version,) in load_schemas().values():
+    """The examples of a schema show each of its fields with a value, and each optional one as null."""
+    for version in (version for versions in load_schemas().values() for version in versions):
         for field in version.json["fields"]:
             if (version.name, field["name"]) == ("identify", "utk"):
                 continue  # optional in the schema, required by the spec

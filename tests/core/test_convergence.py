@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, add_trace, merge, merge_traces, trace
-from pipeline.core.events import Event, EventId, PortalId, Utk
+from pipeline.core.events import Event, EventId, PortalId, Retraction, Utk
 from pipeline.core.identity import evidence_of, fold
 from pipeline.core.identity_live import LiveIdentities, evidence_of_trace
 from pipeline.core.policy import (
+    AnonymousContact,
     CreateNewBindsCookie,
     EmailBindingScope,
     IdentifyNewEmail,
@@ -27,6 +28,7 @@ from pipeline.core.policy import (
     ReplacedEmail,
     SessionPolicy,
 )
+from pipeline.core.retractions import retracted
 from pipeline.core.sessions import CookieState, Retention, Session, activity_of, advance
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.resolve import resolve_events, resolve_lines
@@ -44,6 +46,7 @@ identity_policies = st.builds(
     st.sampled_from(CreateNewBindsCookie),
     st.sampled_from(EmailBindingScope),
     st.sampled_from(IdentifyNewEmail),
+    st.sampled_from(AnonymousContact),
 )
 
 
@@ -53,6 +56,12 @@ def merged(events: Iterable[Event]) -> list[Event]:
     for event in events:
         copies[event.portal_id, event.event_id].append(event)
     return [merge(group).event for group in copies.values()]
+
+
+def what_counts(events: Iterable[Event]) -> list[Event]:
+    """One event of the copies of each, without those that are retracted."""
+    gone = retracted(one_each := merged(events))
+    return [event for event in one_each if (event.portal_id, event.event_id) not in gone]
 
 
 def together(copies: Iterable[Event]) -> tuple[Trace, ...]:
@@ -88,14 +97,23 @@ def live_sessions(batches: Iterable[Sequence[Event]], utk: Utk, policy: SessionP
 
 @given(data=st.data(), events=colliding_events(max_size=15), policy=session_policies)
 def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
-    """Any order, duplication and batching; every cookie is given all copies of the events that name it (topic event-copies)."""
-    expected = sessions_by_cookie(merged(events), policy)
+    """Any order, duplication and batching; every cookie is given all copies of the events that name it, and of the retractions that
+    decide about them (topic event-copies).
+    """
+    expected = sessions_by_cookie(what_counts(events), policy)
     for utk in {event.utk for event in events if event.utk is not None}:
-        ids = {event.event_id for event in events if event.utk == utk}
+        ids = with_retractions({event.event_id for event in events if event.utk == utk}, events)
         copies = [event for event in events if event.event_id in ids]
         shown, late = live_sessions(data.draw(deliveries(copies)), utk, policy, FOREVER)
         assert shown == expected.get(utk, [])
         assert late == 0
+
+
+def with_retractions(ids: set[EventId], events: Sequence[Event]) -> set[EventId]:
+    """These events, and all that retract them, directly or through others, in any copy."""
+    while more := {event.event_id for event in events if isinstance(event, Retraction) and event.retracts in ids} - ids:
+        ids |= more
+    return ids
 
 
 @given(events=colliding_events(copies=False, max_size=20), policy=session_policies)
@@ -154,7 +172,7 @@ def test_state_forgets_what_is_older_than_the_retention() -> None:
 @given(data=st.data(), events=colliding_events(max_size=20), policy=identity_policies)
 def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: IdentityPolicy) -> None:
     """Contacts, links and what each piece of evidence resolved to, under every policy."""
-    expected = fold(PORTAL, (e for e in map(evidence_of, merged(events)) if e is not None), policy)
+    expected = fold(PORTAL, (e for e in map(evidence_of, what_counts(events)) if e is not None), policy)
     live = LiveIdentities(PORTAL, policy)
     contacts: dict[Any, Any] = {}
     links: dict[Any, Any] = {}
@@ -172,7 +190,8 @@ def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[
 
 
 @given(
-    events=colliding_events(kinds=("form_submission", "email_click", "identify", "contact_import"), copies=False), policy=identity_policies
+    events=colliding_events(kinds=("form_submission", "email_click", "identify", "contact_import", "contact_merge"), copies=False),
+    policy=identity_policies,
 )
 def test_links_of_a_cookie_never_overlap(events: list[Event], policy: IdentityPolicy) -> None:
     """Bound or temporary: at any time a cookie is at most one contact's, and a bound cookie has no temporary link."""

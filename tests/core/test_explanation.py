@@ -1,15 +1,17 @@
 """Why something is whose it is: the chain of evidence, and what each step did."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import msgspec
 from hypothesis import given
 
 from pipeline.core.events import Event, PortalId, Utk
-from pipeline.core.explanation import Step, Story, story
-from pipeline.core.identity import Rule, evidence_of, fold
+from pipeline.core.explanation import Step, Story, Withdrawal, story
+from pipeline.core.identity import Contact, Outcome, Rule, evidence_of, fold
+from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy, Rebind
 from tests.builders import START, email_click, event_id, form_submission, identify, page_view, utk
-from tests.core.test_convergence import identity_policies, merged
+from tests.core.test_convergence import identity_policies, merged, what_counts
 from tests.strategies import colliding_events
 
 PORTAL = PortalId(1)
@@ -28,8 +30,8 @@ def told(*events: Event, policy: IdentityPolicy = DEFAULTS) -> Story:
     return story(PORTAL, events, policy)
 
 
-def ids(steps: Iterable[Step]) -> list[str]:
-    return [step.evidence.event_id for step in steps]
+def ids(steps: Iterable[Step | Withdrawal]) -> list[str]:
+    return [step.key[1] for step in steps]
 
 
 def of_cookie(whole: Story, name: str) -> list[str]:
@@ -41,10 +43,13 @@ def test_an_anonymous_view_is_explained_by_what_bound_its_cookie_and_named_its_o
     assert (owner.rule, owner.evidence) == ("cookie.bound", FORM.event_id)
     assert ids(steps) == [event_id(2), event_id(5), event_id(7)]
     form = steps[0]
+    assert isinstance(form, Step)
     assert form.outcome.rule is Rule.FORM_NEW_CONTACT
     assert [(before, after.email) for before, after in form.contacts.values()] == [(None, "a@x.io")]
     assert [(before, len(after)) for before, after in form.links.values()] == [((), 1)]
-    assert [(before.email, after.email) for before, after in steps[1].contacts.values() if before] == [("a@x.io", "b@x.io")]
+    renamed = steps[1]
+    assert isinstance(renamed, Step)
+    assert [(before.email, after.email) for before, after in renamed.contacts.values() if before] == [("a@x.io", "b@x.io")]
 
 
 def test_a_cookie_is_explained_by_its_own_evidence_and_its_owners() -> None:
@@ -70,11 +75,16 @@ def test_evidence_that_took_a_cookie_away_is_in_the_chain_of_whom_it_left() -> N
 
 @given(events=colliding_events(max_size=20), policy=identity_policies)
 def test_the_steps_lead_to_what_the_fold_says(events: list[Event], policy: IdentityPolicy) -> None:
-    """Every change is some step's, and the last change of each contact and cookie is how it is now."""
-    one_each = merged(events)
-    whole = story(PORTAL, one_each, policy)
-    expected = fold(PORTAL, (found for event in one_each if (found := evidence_of(event))), policy)
+    """Every change is some step's, and the last change of each contact and cookie is how it is now; what is retracted is no step."""
+    whole = story(PORTAL, merged(events), policy)
+    expected = fold(PORTAL, (found for event in what_counts(events) if (found := evidence_of(event))), policy)
     contacts = {id_: after for step in whole.steps for id_, (_, after) in step.contacts.items()}
     links = {cookie: after for step in whole.steps for cookie, (_, after) in step.links.items()}
     assert (contacts, links) == (expected.contacts, expected.links)
-    assert {step.evidence.event_id: step.outcome for step in whole.steps} == expected.outcomes
+    assert {step.evidence.event_id: now(step.outcome, contacts) for step in whole.steps} == expected.outcomes
+
+
+def now(outcome: Outcome, contacts: Mapping[ContactId, Contact]) -> Outcome:
+    """The outcome as it is after what was merged later."""
+    contact = outcome.contact_id and contacts[outcome.contact_id].merged_into
+    return msgspec.structs.replace(outcome, contact_id=contact) if contact else outcome

@@ -1,4 +1,4 @@
-"""Events that get into each other's way on purpose: few cookies, few addresses, late, repeated, incomplete and conflicting."""
+"""Events that get into each other's way on purpose: few cookies, few addresses, late, repeated, incomplete, conflicting, retracted."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ COOKIES, ADDRESSES, PORTALS = 120, 60, 3
 def collisions(count: int, seed: int) -> list[bytes]:
     """`count` JSON lines: 90% events, 5% repeated as they are, the rest less complete, resent and conflicting copies."""
     rng = random.Random(seed)
-    events = [_event(rng, number) for number in range(count * 9 // 10)]
+    events: list[dict[str, Any]] = []
+    for number in range(count * 9 // 10):
+        events.append(_retraction(rng, number, events) if events and rng.random() < 0.04 else _event(rng, number))
     copies = [_copy(rng, rng.choice(events), share) for share in _shares(count - len(events))]
     return [orjson.dumps(event) for event in (*events, *copies)]
 
@@ -22,6 +24,17 @@ def collisions(count: int, seed: int) -> list[bytes]:
 def _shares(count: int) -> Iterator[str]:
     for number in range(count):
         yield "same" if number % 2 else ("less complete", "resent", "conflicting", "another cookie", "another kind")[number // 2 % 5]
+
+
+def _retraction(rng: random.Random, number: int, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of any event, before or after it; often of a retraction, often of one that is retracted already."""
+    undone = [event for event in events[-200:] if event["type"] == "retraction"]
+    target = rng.choice(undone) if undone and rng.random() < 0.4 else rng.choice(events)
+    if rng.random() < 0.1:
+        target = {**target, "event_id": target.get("retracts", target["event_id"])}
+    at = target["occurred_at"] + rng.choice((-1, 0, 1, rng.randrange(-DAY, 3 * DAY)))
+    said = {"type": "retraction", "event_id": event_id(number), "portal_id": target["portal_id"], "occurred_at": at}
+    return {**said, "retracts": target["event_id"], "received_at": at}
 
 
 def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PLR0912 - one branch a type of event
@@ -39,9 +52,8 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PL
     }
     if rng.random() < 0.95:
         event["utk"] = cookie
-    kind = rng.choices(("page_view", "form_submission", "email_click", "identify", "custom_event", "contact_import"), (70, 8, 8, 5, 5, 4))[
-        0
-    ]
+    kinds = ("page_view", "form_submission", "email_click", "identify", "custom_event", "contact_import", "contact_merge")
+    (kind,) = rng.choices(kinds, (69, 8, 8, 5, 5, 4, 1))
     event["type"] = kind
     match kind:
         case "page_view":
@@ -68,6 +80,8 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PL
             event |= {"email": address} if rng.random() < 0.6 else {"external_id": f"crm-{rng.randrange(ADDRESSES)}"}
         case "custom_event":
             event |= {"name": "added_to_cart", "properties": {"sku": "1", "price": 9.5}}
+        case "contact_merge":
+            event |= {"primary": address, "secondary": f"person{rng.randrange(ADDRESSES)}@example.com"}
         case _:
             event |= {"email": address, "external_id": f"crm-{rng.randrange(ADDRESSES)}"}
     return event

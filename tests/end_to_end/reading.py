@@ -32,7 +32,7 @@ def _expression(kind: type[msgspec.Struct], column: str) -> str:
     """The column as JSON would have it: times in milliseconds, ids as text."""
     if column in ("occurred_at", "started_at", "ended_at", "previous_started_at", "created_at", "valid_from", "valid_to"):
         return f"toUnixTimestamp64Milli({column})"
-    if column in ("contact_id", "temporary_contact_id", "session_id", "event_id", "evidence", "created_by"):
+    if column in ("contact_id", "temporary_contact_id", "session_id", "event_id", "evidence", "created_by", "merged_into"):
         return f"toString({column})"
     if column in ("status", "type", "rule"):
         return f"toString({column})"
