@@ -54,6 +54,8 @@ class Sources:
         wanted = [TopicPartition(name, partition) for name in self._logical]
         committed: list[TopicPartition] = []
         patiently(log, lambda: committed.extend(asking.committed(wanted, timeout=_TIMEOUT_S)), "looking for committed offsets")
+        if not applied and all(place.offset < 0 for place in committed):
+            return {}  # nobody was here before
         missing = {}
         for place in committed:
             due = applied.get(self._logical[place.topic], -1) + 1
