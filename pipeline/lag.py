@@ -106,7 +106,9 @@ class Readings:
             return []
         committed = dict(zip(ends, self._committed(part, ends), strict=True))
         begins = self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-        reached = {place: answer.offset if answer.offset >= 0 else begins[place] for place, answer in committed.items()}
+        reached = {  # what was committed and is not there (any more) counts for nothing
+            place: answer.offset if begins[place] <= answer.offset <= ends[place] else begins[place] for place, answer in committed.items()
+        }
         waiting = self._glimpse(part, {place: offset for place, offset in reached.items() if offset < ends[place]})
         return [_reading(part, place, waiting.get(place), ends[place], committed[place].metadata) for place in ends]
 

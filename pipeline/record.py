@@ -21,7 +21,18 @@ from typing import NamedTuple
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pipeline.adapters import clickhouse, dead_letters, derived_rows, event_copies, event_rows, failed_rows, kafka, retracting, topics
+from pipeline.adapters import (
+    clickhouse,
+    dead_letters,
+    deleted,
+    derived_rows,
+    event_copies,
+    event_rows,
+    failed_rows,
+    kafka,
+    retracting,
+    topics,
+)
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.ceiling import Ceiling
 from pipeline.adapters.contracts import RAW_TOPICS
@@ -50,6 +61,7 @@ _CONSUMER = {
     "session.timeout.ms": 12_000,
     "heartbeat.interval.ms": 3_000,
     "queued.max.messages.kbytes": 32_768,
+    "auto.offset.reset": "error",  # see deleted.begin
     "fetch.min.bytes": 1 << 20,  # few large fetches; none waits longer for more than the next line says
     "fetch.wait.max.ms": 100,
 }
@@ -116,7 +128,7 @@ class Recorder:
 
     def run(self) -> None:
         """Until `stop`. StoppedError if a neighbour is away then."""
-        self._consumer.subscribe(list(self._logical), on_revoke=self._on_lost, on_lost=self._on_lost)
+        self._consumer.subscribe(list(self._logical), on_assign=deleted.assign, on_revoke=self._on_lost, on_lost=self._on_lost)
         log.info("ready")
         try:
             while not self._stop.is_set():
@@ -136,12 +148,20 @@ class Recorder:
     def _read(self, most: int, seconds: float) -> None:
         messages = self._consumer.consume(most, seconds)
         errors = [error for message in messages if (error := message.error()) is not None]
-        for error in errors:
-            self._on_error(error)
+        for message in messages if errors else ():
+            self._on_error(message)
         self._pending.add([message for message in messages if message.error() is None] if errors else messages, time.monotonic())
         self._report_health()
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            return
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
+            deleted.begin(self._settings, self._consumer, PART, message, made_anew=_made_anew(self._logical[str(message.topic())]))
+            return
+        if (damage := kafka.damage(message)) is not None:
+            raise damage
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
         if error.fatal() or error.code() in _NOT_ALLOWED:
@@ -273,6 +293,16 @@ class Recorder:
         if now - self._health_at >= _HEALTH_EVERY_S:
             self._health_at = now
             self.health_file.write()
+
+
+def _made_anew(topic: str) -> str | None:
+    """Why a topic that was made anew cannot be recorded; None if it can: rows of events do not depend on where they stood."""
+    if topic not in derived_rows.TABLES:
+        return None
+    return (
+        "The rows of the old one would win over those of the new one, whose offsets are smaller: "
+        "begin anew under another kafka.topic_prefix and clickhouse.database."
+    )
 
 
 def _astray(batch: EventColumns, messages: list[Message]) -> Iterator[event_copies.Published]:

@@ -99,6 +99,10 @@ class Worker(Section):
         str | None,
         Field(description="Name of this process among its kind: restarted under it, it has its partitions back at once. `run` sets it."),
     ] = None
+    deleted_records: Annotated[
+        Literal["stop", "skip"],
+        Field(description="When records were deleted from a topic before they were read: stop, or go on without them."),
+    ] = "stop"
 
 
 class Log(Section):

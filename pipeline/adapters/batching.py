@@ -8,6 +8,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 |---|---|
 | `_create_worker_consumer` | Faust waits 1.5 s for idle partitions, and does not keep partition p of several topics together |
 | `_fetch_records` | records become one `Batch` per partition, in the thread that fetches |
+| `_seek_to_committed` | to know whether what comes next follows what was read: aiokafka jumps over deleted records without a word |
 | `_to_message`, `_new_offset`, `_add_gap` | what is committed is the end of a batch, strictly in order of delivery |
 | `ack`, `wait_empty` | a batch that is settled is never waited for; Faust's own wait collects garbage every second |
 | `on_partitions_revoked` | Faust forgets the acks before it waits for the streams; we wait and commit first |
@@ -35,6 +36,7 @@ from faust.transport import drivers
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from pipeline.adapters import deleted, kafka
 from pipeline.adapters.hooks import check_hooks
 from pipeline.adapters.leave_group import leave_group
 from pipeline.logs import logger
@@ -78,6 +80,8 @@ class Batch:
     """Grows whenever this consumer goes back to the committed offsets."""
     number: int = 0
     """0, 1, 2 ... per partition and era."""
+    gone: int = 0
+    """So many records before it were deleted before anybody read them."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -92,6 +96,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     era = 0
     _numbers: dict[TP, int]
+    _due: dict[TP, int]
+    """The offset after the last record that was fetched, or committed."""
     _complained_at = 0.0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -123,14 +129,29 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, list[Batch]]:
         """One batch for each partition that has records. Group generation, era and number are those of the moment of fetching."""
-        fetched = await super()._fetch_records(*args, **kwargs)
-        return {TP(tp.topic, tp.partition): [self._batch(TP(tp.topic, tp.partition), records)] for tp, records in fetched.items()}
+        try:
+            fetched = await super()._fetch_records(*args, **kwargs)
+        except aiokafka.errors.CorruptRecordException as error:
+            raise kafka.DamagedError(
+                f"A record is damaged on the broker's disk: {error}. Restore it, from a replica or a backup."
+            ) from None
+        gone = {tp: await self._gone(TP(tp.topic, tp.partition), records[0].offset) for tp, records in fetched.items()}
+        return {TP(tp.topic, tp.partition): [self._batch(TP(tp.topic, tp.partition), records, gone[tp])] for tp, records in fetched.items()}
 
-    def _batch(self, tp: TP, records: list[Any]) -> Batch:
+    async def _gone(self, tp: TP, found: int) -> int:
+        """How many records before offset `found`, the next one that there is, were deleted; control records do not count."""
+        due = self._due.get(tp, found)
+        if found <= due:
+            return 0
+        begin: int = (await self._ensure_consumer().beginning_offsets([TopicPartition(*tp)]))[TopicPartition(*tp)]
+        return max(min(begin, found) - due, 0)
+
+    def _batch(self, tp: TP, records: list[Any], gone: int) -> Batch:
         number = self._numbers.get(tp, 0)
         self._numbers[tp] = number + 1
+        self._due[tp] = records[-1].offset + 1
         return Batch(
-            topic=tp.topic.removeprefix(self.app.topic_prefix),  # type: ignore[attr-defined]  # a BatchApp
+            topic=tp.topic.removeprefix(self.app.settings.kafka.topic_prefix),  # type: ignore[attr-defined]  # a BatchApp
             partition=tp.partition,
             offsets=[record.offset for record in records],
             keys=[record.key for record in records],
@@ -140,12 +161,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             generation=self.app.consumer_generation_id,
             era=self.era,
             number=number,
+            gone=gone,
         )
 
     def begin_era(self) -> None:
         """From here on batches come from the committed offsets (or the beginning) on."""
         self.era += 1
         self._numbers = {}
+        self._due = {}
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.begin_era()
@@ -162,6 +185,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if never_committed:
             await consumer.seek_to_beginning(*never_committed)
         self.begin_era()
+        self._due = {TP(tp.topic, tp.partition): offset for tp, offset in offsets.items() if offset}
         return offsets
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
@@ -226,7 +250,7 @@ class Consumer(driver.Consumer):
     def is_due(self, batch: Batch) -> bool:
         """Whether to work on the batch: False if it is from before a seek, then it comes again.
 
-        LostBatchError if a batch before it is missing.
+        LostBatchError if a batch before it is missing; DeletedError if records before it are, unless that is allowed.
         """
         tp = TP(batch.topic, batch.partition)
         era, number = self._last.get(tp, (-1, -1))
@@ -235,6 +259,9 @@ class Consumer(driver.Consumer):
         if batch.number != (number + 1 if batch.era == era else 0):
             raise LostBatchError(f"{tp.topic}[{tp.partition}]: batch {batch.era}.{batch.number} came after {era}.{number}")
         self._last[tp] = (batch.era, batch.number)
+        if batch.gone:
+            missing = range(batch.offsets[0] - batch.gone, batch.offsets[0])
+            deleted.gone(self.app.settings, self.app.conf.id, tp, missing)  # type: ignore[attr-defined]  # a BatchApp
         return True
 
     def ack(self, message: Any) -> bool:

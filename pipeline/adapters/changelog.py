@@ -15,8 +15,9 @@ Flush before commit: `commit` returns only when the transaction is; the offsets 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -100,6 +101,11 @@ class RefusedError(RuntimeError):
     """The broker will never take what we wrote (too large, no such topic, not allowed): trying again is no use."""
 
 
+def topic_of(settings: Settings, app: str, table: str) -> str:
+    """The changelog as Kafka knows it."""
+    return kafka.topic_name(settings, f"{app}-{table}-changelog")
+
+
 class Changelog:
     """One partition of one table. Not thread-safe. `open` first; after any error `open` again, or `close`."""
 
@@ -107,7 +113,7 @@ class Changelog:
         self._settings = settings
         self._app = app
         self._partition = partition
-        self._topic = kafka.topic_name(settings, f"{app}-{table}-changelog")
+        self._topic = topic_of(settings, app, table)
         self._transactional_id = f"{settings.kafka.topic_prefix}{app}-{table}-{partition}"
         self._producer: Producer | None = None
         self._undelivered: KafkaError | None = None
@@ -194,16 +200,7 @@ class Changelog:
             self._log.warning("a record was not delivered", to=message.topic(), error=error.str())
 
     def _patiently(self, call: Callable[[], None], what: str) -> None:
-        """Calls until Kafka answers; KafkaException if the answer is an error that waiting does not mend."""
-        while True:
-            try:
-                return call()
-            except KafkaException as exception:
-                error: KafkaError = exception.args[0]
-                if error.fatal() or error.txn_requires_abort() or not (error.retriable() or error.code() in _AWAY):
-                    raise
-                self._log.warning("waiting for Kafka", doing=what, error=error.str())
-                time.sleep(0.1)
+        patiently(self._log, call, what)
 
     def _restore(self) -> Restored:
         """Reads the partition up to the end that it had after the fence; nobody else can write behind it any more."""
@@ -213,7 +210,19 @@ class Changelog:
         finally:
             consumer.close()
         applied = items.pop(APPLIED, None)
-        return Restored(msgspec.msgpack.decode(applied, type=dict[str, int]) if applied else {}, items)
+        with self.understood():
+            return Restored(msgspec.msgpack.decode(applied, type=dict[str, int]) if applied else {}, items)
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Around whatever reads what was restored: DamagedError if it is not what we have written."""
+        try:
+            yield
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
+            raise kafka.DamagedError(
+                f"the state in {self._topic}[{self._partition}] is not what {self._app} has written ({type(error).__name__}). To compute "
+                f"it again from its sources: stop {self._app}, delete the topic, make it anew (`python -m pipeline topics create`), start."
+            ) from error
 
     def _read_all(self, consumer: Consumer) -> dict[bytes, bytes]:
         end = self._end(consumer)
@@ -257,10 +266,26 @@ class Changelog:
         error: KafkaError = message.error()  # type: ignore[assignment]
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             return (message.offset() or 0) >= end
+        if error.code() == KafkaError._BAD_MSG:  # noqa: SLF001
+            with self.understood():
+                raise ValueError(error.str())
         if not (error.retriable() or error.code() in _AWAY):
             raise RefusedError(f"restoring {self._topic}[{self._partition}]: {error.str()}")
         self._log.warning("waiting for Kafka", doing="restoring the partition", error=error.str())
         return False
+
+
+def patiently(log: Any, call: Callable[[], None], what: str) -> None:
+    """Calls until Kafka answers; KafkaException if the answer is an error that waiting does not mend."""
+    while True:
+        try:
+            return call()
+        except KafkaException as exception:
+            error: KafkaError = exception.args[0]
+            if error.fatal() or error.txn_requires_abort() or not (error.retriable() or error.code() in _AWAY):
+                raise
+            log.warning("waiting for Kafka", doing=what, error=error.str())
+            time.sleep(0.1)
 
 
 def _by_topic(outputs: Iterable[Output]) -> dict[str, list[tuple[bytes, bytes | None]]]:

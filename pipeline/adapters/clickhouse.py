@@ -27,10 +27,12 @@ logging.getLogger("clickhouse_driver.connection").setLevel(logging.CRITICAL)  # 
 _OPTIONS = {"connect_timeout": "5", "send_receive_timeout": "300", "sync_request_timeout": "5", "client_name": "pipeline"}
 _SESSION = {"async_insert": 0}
 """An insert has arrived when it returns; several servers have asynchronous inserts on by default."""
-_BUSY = frozenset({159, 160, 202, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 999})
-"""Codes of errors that pass by themselves: time-outs, memory or disk full, too many queries or parts, shutting down, no quorum."""
+_BUSY = frozenset({159, 160, 202, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 774, 999})
+"""Codes of errors that pass by themselves: time-outs, memory or disk full, too many queries or parts, tables read-only, no quorum ..."""
 _CREDENTIALS = frozenset({192, 193, 194, 516})
 _PERMISSIONS = frozenset({164, 497})
+_READ_ONLY = 164
+"""Our user may not write: a mistake to be told, or a server that somebody is at work on, so it is waited for as well."""
 _RACES = frozenset({57, 60, 82, 81, 218})
 """Something is there, or not there yet, because another process does the same thing now."""
 _ATTEMPTS = 5
@@ -84,7 +86,7 @@ def migrate(settings: Settings) -> list[str]:
 def is_away(error: BaseException) -> bool:
     """Whether the error says that the server is absent or busy, so that trying again is right."""
     if isinstance(error, ServerException):
-        return error.code in _BUSY
+        return error.code in _BUSY or error.code == _READ_ONLY
     return isinstance(error, AwayError | NetworkError | SocketTimeoutError | EOFError | OSError)
 
 

@@ -32,9 +32,9 @@ class Timings:
 
 
 class BatchApp(faust.App):
-    """A Faust app that keeps nothing on disk, and knows the prefix of its topics."""
+    """A Faust app that keeps nothing on disk, and knows our settings."""
 
-    topic_prefix = ""
+    settings: Settings
 
     def _create_directories(self) -> None:
         """Faust would make `<name>-data/v1/tables`."""
@@ -78,7 +78,7 @@ def faust_app(settings: Settings, name: str, timings: Timings = USUAL) -> BatchA
         value_serializer="raw",
         store="memory://",
     )
-    app.topic_prefix = settings.kafka.topic_prefix
+    app.settings = settings
     return app
 
 

@@ -22,8 +22,8 @@ HOOKS: Mapping[type, str] = {
     "wait_empty stop_flow on_partitions_revoked on_buffer_full on_buffer_drop verify_event_path highwater ack commit",
     driver.AIOKafkaConsumerThread: "_create_worker_consumer _fetch_records _ensure_consumer _commit call_thread seek_to_committed "
     "on_partitions_assigned on_thread_stop assignment",
-    aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning commit",
-    GroupCoordinator: "_send_req",
+    aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
+    GroupCoordinator: "_send_req close",
     faust.App: "_create_directories",
     faust.Schema: "loads_key loads_value",
 }

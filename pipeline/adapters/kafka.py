@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import UserError
@@ -25,6 +25,7 @@ _CONSUMER = {
     "auto.offset.reset": "earliest",
     "enable.auto.commit": False,  # what follows from a record is flushed first
     "isolation.level": "read_committed",
+    "check.crcs": True,  # a damaged record is an error, not another record
     "fetch.queue.backoff.ms": 10,  # 1000 leaves the fetcher idle behind a fast reader
 }
 # librdkafka's own errors begin with _, which does not make them private.
@@ -37,6 +38,10 @@ _LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
 
 class AwayError(UserError):
     """No broker answers; one may yet come."""
+
+
+class DamagedError(UserError):
+    """A topic holds what nobody has written."""
 
 
 Client = TypeVar("Client")
@@ -108,6 +113,17 @@ def user_error(settings: Settings, error: KafkaError) -> UserError:
     return AwayError(
         f"kafka.bootstrap_servers is {servers!r}: no broker answers there ({error.str()}). "
         f"Start Kafka (`make up` starts the embedded one), or set PIPELINE_KAFKA__BOOTSTRAP_SERVERS."
+    )
+
+
+def damage(message: Message) -> DamagedError | None:
+    """What to say of an error that tells of a damaged record; None if it tells of something else."""
+    error = message.error()
+    if error is None or error.code() != KafkaError._BAD_MSG:  # noqa: SLF001 - its public name
+        return None
+    return DamagedError(
+        f"{message.topic()}[{message.partition()}] is damaged on the broker's disk at or after offset {message.offset()}: {error.str()}. "
+        "Nothing after it was read. Restore the topic, from a replica or a backup."
     )
 
 

@@ -6,6 +6,8 @@ applied. So whatever ends in the middle, what is redelivered is either masked by
 | what happens | what we do |
 |---|---|
 | first batch of a partition | open it: fence whoever had it, read its state back |
+| the state is behind what was committed (rereading.py) | read the sources again from there |
+| the state is not what we have written | DamagedError: the process ends and says what to do |
 | the batch was applied before | skip it, ack it |
 | Kafka is away | wait inside the commit; nothing is acked |
 | the transaction was aborted | open again, do the batch again |
@@ -24,10 +26,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from pipeline.adapters.batching import Batch
-from pipeline.adapters.changelog import Changelog, FencedError, Output, RetryError
+from pipeline.adapters.changelog import Changelog, FencedError, Output, RetryError, topic_of
 from pipeline.agents.decoding import Arrival, Decode, arrivals
 from pipeline.agents.health import Health
+from pipeline.agents.rereading import Sources
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
@@ -82,6 +87,7 @@ class Folding:
         self._fold = fold
         self._decode = decode
         self._health = health
+        self._sources = Sources(settings, app, fold.sources, topic_of(settings, app, fold.table))
         self._held: dict[int, _Held] = {}
         self._lost: dict[int, int] = {}
         """Partitions that we were fenced from, with the generation in which we were."""
@@ -120,7 +126,10 @@ class Folding:
         held = _Held(changelog, self._fold.part(), {}, batch.generation)
         self._held[batch.partition] = held
         held.applied, items = changelog.open()
-        held.part.restore(items)
+        with changelog.understood():
+            held.part.restore(items)
+        for missed in self._sources.missed(batch.partition, held.applied, batch.generation):
+            self._apply(held, missed)
         log.info("opened", app=self._app, partition=batch.partition, items=len(items), seconds=round(time.monotonic() - started, 2))
         return held
 
@@ -134,8 +143,8 @@ class Folding:
             applied[batch.topic] = max(batch.offsets[-1], applied.get(batch.topic, -1))
             replayed += known
         late = 0
-        if new:
-            effects = held.part.apply(new)
+        if applied != held.applied:
+            effects = self._effects(held, new)
             held.changelog.commit(effects.outputs, effects.changes, applied)
             held.applied = applied
             late = effects.late
@@ -143,6 +152,15 @@ class Folding:
         self._health.add(events=len(new), refused=refused, late=late, replayed=replayed)
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
+
+    def _effects(self, held: _Held, new: Sequence[Arrival]) -> Effects:
+        if not new:
+            return Effects([], {})  # all refused: still, this is how far we have come
+        try:
+            return held.part.apply(new)
+        except msgspec.DecodeError:  # of state: records are decoded before
+            with held.changelog.understood():
+                raise
 
     def _fenced(self, batch: Batch) -> None:
         held = self._held[batch.partition]

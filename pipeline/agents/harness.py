@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 from faust.types import TP
@@ -66,8 +65,7 @@ class Part:
     async def report(self) -> None:
         """Writes the health record once a second, for as long as the process lives."""
         while True:
-            with suppress(OSError):
-                await asyncio.to_thread(self.health_file.write)
+            await asyncio.to_thread(self.health_file.write)
             await asyncio.sleep(_HEALTH_EVERY_S)
 
     def _agent(self, sources: tuple[str, ...], work: Work) -> None:

@@ -11,9 +11,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipeline.logs import logger
 from pipeline.settings import Settings
 
 _COUNTING = threading.Lock()
+
+log = logger("health")
 
 
 def now_ms() -> int:
@@ -78,8 +81,20 @@ class HealthFile:
         instance = settings.worker.instance or str(os.getpid())
         self.health = Health(part, instance)
         self.path = directory(settings) / f"{part}-{instance}.json"
+        self._complained = False
 
     def write(self) -> None:
+        """A disk that is full, say, keeps nobody from working: the log says so once."""
+        try:
+            self._write()
+        except OSError as error:
+            if not self._complained:
+                log.warning("cannot write how this part is; `status` does not see it", error=str(error))
+            self._complained = True
+        else:
+            self._complained = False
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.health.updated_at = now_ms()
         fresh = self.path.with_suffix(".new")

@@ -79,7 +79,9 @@ async def _run(part: Part) -> int:
 
 async def _end(part: Part, tasks: list[asyncio.Task[Any]], *, asked: bool) -> int:
     reason = part.app.crash_reason or (tasks[1].exception() if tasks[1].done() else None)
-    if not asked:
+    if not asked and isinstance(reason, UserError):
+        log.critical(str(reason), app=part.name)
+    elif not asked:
         log.critical("the worker cannot go on", app=part.name, exc_info=reason)
     code = 0 if asked else 1
     _leave_at_last(code)

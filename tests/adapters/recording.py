@@ -107,12 +107,16 @@ def _ends(settings: Settings, topics: Sequence[str]) -> tuple[Consumer, list[tup
 
 
 class Gate:
-    """A way to a server that can be shut: connections through it break, and new ones are refused."""
+    """A way to a server that can be shut: connections through it break, and new ones are refused. Or it can be a bad way."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
+        self.swallows_answers = False
+        """Whatever the server says disappears, and then the connection breaks."""
+        self.most_bytes: int | None = None
+        """Connections break after so many bytes to the server."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -126,6 +130,10 @@ class Gate:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Breaks all connections."""
         for connection in self._open:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -136,14 +144,31 @@ class Gate:
         with suppress(OSError):
             while True:
                 inside, _ = listener.accept()
-                outside = socket.create_connection(self._target)
+                try:
+                    outside = socket.create_connection(self._target)
+                except OSError:
+                    inside.close()
+                    continue
                 self._open += [inside, outside]
-                for source, sink in ((inside, outside), (outside, inside)):
-                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._ask, args=(inside, outside), daemon=True).start()
+                threading.Thread(target=self._answer, args=(outside, inside), daemon=True).start()
 
+    def _ask(self, source: socket.socket, sink: socket.socket) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if self.most_bytes is not None and passed + len(data) > self.most_bytes:
+                    sink.sendall(data[: max(self.most_bytes - passed, 0)])
+                    source.shutdown(socket.SHUT_RDWR)
+                    break
+                sink.sendall(data)
+                passed += len(data)
+            sink.shutdown(socket.SHUT_WR)
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+    def _answer(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if self.swallows_answers:
+                    break
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)

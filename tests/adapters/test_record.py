@@ -14,12 +14,13 @@ from pipeline import record
 from pipeline.adapters import ceiling, clickhouse, kafka, topics
 from pipeline.adapters.avro import Registry, UnreadableError
 from pipeline.adapters.ceiling import Ceiling, CeilingError
+from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.adapters.pending import FLUSH_BYTES, FLUSH_ROWS, Pending
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.policy import Policy
 from pipeline.record import Recorder
 from pipeline.resolve import resolve_events
-from pipeline.settings import DeadLetters, Settings
+from pipeline.settings import DeadLetters, Settings, Worker
 from tests.adapters.meaning import key_of, sessions
 from tests.adapters.recording import Gate, caught_up, publish, raw, read, recording
 from tests.builders import START, contact_import, custom_event, email_click, form_submission, identify, page_view, utk
@@ -248,6 +249,71 @@ def test_a_derived_record_that_cannot_be_read_is_a_bug_and_ends_the_process(read
     publish(ready, [("sessions", b"1|a|b", b"\x00\x00\x00\x00\x07damaged")])
     with pytest.raises(UnreadableError), recording(ready):
         time.sleep(8)
+
+
+def test_records_that_were_deleted_unread_stop_us_until_that_is_allowed(ready: Settings, registry: Registry) -> None:
+    """Nothing is skipped without a word, neither at the start nor while we are behind."""
+    topic = commit(ready, "page-views", 0)
+    publish(ready, raw(registry, *(page_view(number) for number in range(5))))
+    partition = next(place.partition for place in ends(ready, topic) if place.offset == 5)
+    delete_before(ready, TopicPartition(topic, partition, 3))
+    with pytest.raises(DeletedError, match=r"3 records were deleted .* offsets 0 to 2"), recording(ready) as recorder:
+        until_ended(recorder)
+    assert ask(ready, "SELECT count() FROM events") == [(0,)]
+    skipping = ready.model_copy(update={"worker": Worker(deleted_records="skip")})
+    with recording(skipping):
+        caught_up(skipping)
+    assert ask(ready, "SELECT count() FROM events") == [(2,)]
+
+
+def test_a_raw_topic_that_was_made_anew_is_recorded_from_its_beginning(ready: Settings, registry: Registry) -> None:
+    commit(ready, "page-views", 1_000)
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready):
+        deadline = time.monotonic() + 40
+        while ask(ready, "SELECT count() FROM events") != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
+    """Its rows would have smaller versions than those that are there, and never be seen."""
+    commit(ready, "sessions", 1_000)
+    with pytest.raises(MadeAnewError, match=r"sessions\[.\] ends at offset 0, and record has come to 1,000"), recording(ready) as recorder:
+        until_ended(recorder)
+
+
+def commit(settings: Settings, topic: str, offset: int) -> str:
+    """As if the group had recorded so much of every partition; the topic as Kafka knows it."""
+    consumer = kafka.consumer(settings, record.PART)
+    name = kafka.topic_name(settings, topic)
+    consumer.commit(offsets=[TopicPartition(name, number, offset) for number in range(6)], asynchronous=False)
+    consumer.close()
+    return name
+
+
+def ends(settings: Settings, topic: str) -> list[TopicPartition]:
+    consumer = kafka.consumer(settings)
+    found = [TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1]) for number in range(6)]
+    consumer.close()
+    return found
+
+
+def delete_before(settings: Settings, place: TopicPartition) -> None:
+    admin = kafka.admin(settings)
+    admin.delete_records([place])[place].result(timeout=30)
+
+
+def until_ended(recorder: Recorder) -> None:
+    """Its consumer is closed then."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            recorder._consumer.assignment()
+        except RuntimeError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the recorder did not end")
 
 
 def test_a_flood_of_refused_records_stops_us_before_it_is_buried(

@@ -31,10 +31,14 @@ class FakeRegistry(ThreadingHTTPServer):
         self.subjects: set[str] = set()
         self.answers: list[tuple[int, dict[str, Any]]] = []
         self.authorization: str | None = None
+        self.is_away = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def settings(self, **more: Any) -> Settings:
-        url = f"http://127.0.0.1:{self.server_address[1]}"
-        return Settings(kafka=Kafka(topic_prefix="t-"), schema_registry=SchemaRegistry(url=url, **more))
+        return Settings(kafka=Kafka(topic_prefix="t-"), schema_registry=SchemaRegistry(url=self.url, **more))
 
     def register(self, subject: str, schema: str) -> int:
         self.subjects.add(subject)
@@ -66,6 +70,9 @@ class _Answering(BaseHTTPRequestHandler):
         """Says nothing."""
 
     def _given(self) -> bool:
+        if self.server.is_away:
+            self._answer(503, {"error_code": 50301, "message": "away"})
+            return True
         if self.server.answers:
             self._answer(*self.server.answers.pop(0))
             return True

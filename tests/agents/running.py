@@ -88,6 +88,19 @@ class Toy:
         producer.produce(kafka.topic_name(self.settings, topic), value, value)
         assert producer.flush(30) == 0
 
+    def publish_to(self, topic: str, partition: int, values: Iterable[bytes], key: bytes | None = None) -> None:
+        """These and nothing else, to one partition."""
+        producer = kafka.producer(self.settings)
+        for value in values:
+            producer.produce(kafka.topic_name(self.settings, topic), value, key, partition)
+        assert producer.flush(30) == 0
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """As retention does."""
+        admin = kafka.admin(self.settings)
+        place = TopicPartition(kafka.topic_name(self.settings, topic), partition, offset)
+        admin.delete_records([place])[place].result(timeout=30)
+
     def start(self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False) -> "Worker":
         """A worker process. A slow one takes its time for each event, so that there is a middle in which things can happen."""
         batches = {"instance": instance} | ({"batch_records": 100} if slow else {})

@@ -1,19 +1,26 @@
 """One process's partitions of a stateful part, batch by batch, on a real changelog."""
 
 import pytest
+from confluent_kafka import TopicPartition
+from structlog.testing import capture_logs
 
+from pipeline.adapters import kafka
 from pipeline.adapters.batching import Batch
-from pipeline.adapters.changelog import Changelog, FencedError, RetryError
+from pipeline.adapters.changelog import APPLIED, Changelog, FencedError, RetryError
+from pipeline.adapters.deleted import DeletedError, MadeAnewError
+from pipeline.adapters.kafka import DamagedError
 from pipeline.agents import folding as module
 from pipeline.agents.folding import Fold, Folding
 from pipeline.agents.health import Health
 from pipeline.settings import Settings
-from tests.agents.counting import SOURCES, Counts, decode
+from tests.agents.counting import CHANGELOG, SOURCES, Counts, decode
 from tests.agents.running import Toy
 
 
 @pytest.fixture
 def folding(toy: Toy) -> Folding:
+    for topic in SOURCES:
+        toy.publish_to(topic, 0, [b"something"] * 10)  # offsets that batches can speak of
     return new_folding(toy.settings)
 
 
@@ -102,6 +109,74 @@ def test_a_bug_leaves_settle(folding: Folding) -> None:
         folding.settle([batch(b"poison")])
 
 
-def test_records_that_are_no_events_need_no_transaction(folding: Folding, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Changelog, "commit", lambda *_: pytest.fail("nothing to commit"))
+def test_records_that_are_no_events_count_as_applied(toy: Toy, folding: Folding) -> None:
+    """Else the state would look as if it were behind the committed offsets, and the next owner would read them again."""
     assert folding.settle([batch(b"refused:1", b"refused:2")])
+    assert changelog(toy).open().applied == {"apples": 1}
+
+
+def test_state_that_was_lost_is_computed_again(toy: Toy) -> None:
+    """The group has committed, and the changelog is empty: what is there of all topics is read again, before anything new."""
+    published(toy)
+    with capture_logs() as logs:
+        assert new_folding(toy.settings).settle([batch(b"a", first=3)])
+    assert toy.totals() == {b"a": 5, b"b": 1}
+    assert [log["records_at_most"] for log in logs if "reading its sources again" in log["event"]] == [5]
+
+
+def test_state_that_is_older_than_the_offsets_is_brought_up_to_date(toy: Toy) -> None:
+    """As when a broker recovered from a crash without the changelog's end."""
+    published(toy)
+    older = changelog(toy)
+    older.open()
+    older.commit([], {b"a": b"1"}, {"apples": 0})
+    assert new_folding(toy.settings).settle([batch(b"a", topic="pears", first=2)])
+    assert toy.totals() == {b"a": 5, b"b": 1}
+
+
+def test_state_whose_records_are_gone_too_is_refused(toy: Toy) -> None:
+    """Which, and what to do; with leave to lose them it goes on with what there is."""
+    published(toy)
+    toy.delete_before("apples", 0, 2)
+    with pytest.raises(DeletedError, match=r"2 records were deleted.*offsets 0 to 1 of .*apples\[0\].*worker.deleted_records=skip"):
+        new_folding(toy.settings).settle([batch(b"a", first=3)])
+    worker = toy.settings.worker.model_copy(update={"deleted_records": "skip"})
+    assert new_folding(toy.settings.model_copy(update={"worker": worker})).settle([batch(b"a", first=3)])
+    assert toy.totals() == {b"a": 4}
+
+
+def test_state_that_is_ahead_of_its_topic_is_refused(toy: Toy, folding: Folding) -> None:
+    """The topic was made anew: its records would be taken for those that were applied before."""
+    ahead = changelog(toy)
+    ahead.open()
+    ahead.commit([], {b"a": b"1000"}, {"apples": 999})
+    with pytest.raises(MadeAnewError, match=r"ends at offset 10, and the state in .*count-keys-changelog has come to 1,000.*topics create"):
+        folding.settle([batch(b"a")])
+
+
+@pytest.mark.parametrize("damage", [{b"a": b"no number"}, {APPLIED: b"\xc1"}], ids=["an item", "the offsets"])
+def test_state_that_is_not_ours_is_refused(toy: Toy, folding: Folding, damage: dict[bytes, bytes]) -> None:
+    """Bytes of somebody else: the topic is named, and what to do; neither key nor value is shown."""
+    folding.settle([batch(b"a")])
+    toy.publish_to(CHANGELOG, 0, damage.values(), next(iter(damage)))
+    with pytest.raises(DamagedError, match=r"count-keys-changelog\[0\] is not what count has written.*topics create") as error:
+        new_folding(toy.settings).settle([batch(b"a", first=1)])
+    assert "no number" not in str(error.value)
+
+
+def published(toy: Toy) -> None:
+    """Three and two records, which the group has committed."""
+    toy.publish_to("apples", 0, [b"a", b"b", b"a"])
+    toy.publish_to("pears", 0, [b"a", b"a"])
+    consumer = kafka.consumer(toy.settings, "count")
+    ends = {"apples": 3, "pears": 2}
+    consumer.commit(
+        offsets=[TopicPartition(kafka.topic_name(toy.settings, name), 0, end) for name, end in ends.items()], asynchronous=False
+    )
+    consumer.close()
+    toy.publish_to("apples", 0, [b"a"])
+    toy.publish_to("pears", 0, [b"a"])
+
+
+def changelog(toy: Toy) -> Changelog:
+    return Changelog(toy.settings, "count", "keys", 0)

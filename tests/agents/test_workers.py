@@ -2,6 +2,9 @@
 
 import signal
 import time
+from collections import Counter
+
+import pytest
 
 from tests.agents.counting import SOURCES
 from tests.agents.running import PARTITIONS, Toy, until
@@ -136,3 +139,21 @@ def test_a_route_sends_on_all_that_has_a_key(toy: Toy) -> None:
     assert len(sorted_records) >= 2000
     assert {value for _, value in sorted_records} == set(toy.published)
     assert all(key == value for key, value in sorted_records)
+
+
+@pytest.mark.parametrize("part", ["count", "sort"])
+def test_records_that_were_deleted_unread_stop_the_part(toy: Toy, part: str) -> None:
+    """Nobody jumps over them without a word: exit code 1 and nothing committed, until it is allowed; then it goes on with what is left."""
+    toy.publish_to("apples", 0, [b"a"] * 3)
+    first = toy.start(part)
+    until(lambda: toy.committed(part)["apples", 0] == 3)
+    assert first.terminate() == 0
+    toy.publish_to("apples", 0, [b"b"] * 4)
+    toy.delete_before("apples", 0, 5)
+    assert toy.start(part).wait(20) == 1
+    assert toy.committed(part)["apples", 0] == 3
+    worker = toy.settings.worker.model_copy(update={"deleted_records": "skip"})
+    toy.settings = toy.settings.model_copy(update={"worker": worker})
+    toy.start(part)
+    until(lambda: toy.committed(part)["apples", 0] == 7)
+    assert (toy.totals() if part == "count" else Counter(key for key, _ in toy.records("sorted"))) == {b"a": 3, b"b": 2}

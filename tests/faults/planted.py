@@ -1,6 +1,6 @@
-"""Runs a command of the pipeline with a bug planted in it: `python -m tests.faults.planted BUG worker sessionize`.
+"""Runs a command of the pipeline with something planted in it: `python -m tests.faults.planted BUG worker sessionize`.
 
-A fault suite that finds nothing proves nothing: it must find each of these.
+A bug (a fault suite that finds nothing proves nothing: it must find each of these), or a fail point (fail_points.py).
 """
 
 import os
@@ -10,13 +10,18 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import msgspec
+
 from pipeline import cli
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import Changelog, Output
-from pipeline.agents import sessionize
+from pipeline.agents import folding, sessionize
 from pipeline.agents.folding import Folding
+from pipeline.agents.visitor import Rules, Visitor, Written
+from pipeline.core.events import Event, EventId
 from pipeline.core.sessions import Session
 from pipeline.record import Recorder
+from tests.faults.fail_points import FAIL_POINTS
 
 _calls = count(1)
 
@@ -72,10 +77,22 @@ def a_lost_tombstone() -> None:
     Changelog.commit = forgetful  # type: ignore[method-assign]
 
 
+def no_applied_offsets() -> None:
+    """What is delivered again is applied again, to a state that does not look whether it has it."""
+    vars(folding)["bisect_right"] = lambda *_: 0
+    add = Visitor.add
+
+    def another(self: Visitor, events: Sequence[Event], rules: Rules) -> Written:
+        return add(self, [msgspec.structs.replace(event, event_id=EventId(str(uuid4()))) for event in events], rules)
+
+    Visitor.add = another  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
-    bug.__name__: bug for bug in (ack_on_exception, commit_before_insert, a_random_session_id, at_least_the_gap, a_lost_tombstone)
+    bug.__name__: bug
+    for bug in (ack_on_exception, commit_before_insert, no_applied_offsets, a_random_session_id, at_least_the_gap, a_lost_tombstone)
 }
 
 if __name__ == "__main__":
-    BUGS[sys.argv[1]]()
+    {**BUGS, **FAIL_POINTS}[sys.argv[1]]()
     cli.end(cli.main(sys.argv[2:]))

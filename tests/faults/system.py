@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from infra.servers import Servers, embedded
 from pipeline import catching_up
 from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.agents.worker import DRAIN_S
 from pipeline.app import ROLES
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
@@ -26,7 +27,10 @@ from pipeline.core.policy import Policy
 from pipeline.publish import publish
 from pipeline.resolve import resolve_events
 from pipeline.settings import Settings
+from tests.adapters.recording import Gate
+from tests.adapters.test_schema_ids import FakeRegistry
 from tests.end_to_end.reading import resolution_in_clickhouse
+from tests.faults.fail_points import MARK
 
 PER_KIND = 2
 SLICE = 150
@@ -35,17 +39,18 @@ HEALED_S = 240.0
 
 
 class Worker:
-    """A process of a part."""
+    """A process of a part; with a bug or a fail point planted in it if there is one, which may leave a mark."""
 
-    def __init__(self, settings: Settings, kind: str, instance: str | None, log: Path, bug: str | None) -> None:
+    def __init__(self, settings: Settings, kind: str, instance: str | None, log: Path, bug: str | None, mark: Path | None = None) -> None:
         self.kind = kind
         self.instance = instance
+        self.planted = bug
         named = [] if instance is None else ["--instance", instance]
         program = ["pipeline"] if bug is None else ["tests.faults.planted", bug]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *program, "worker", kind, *named, "--parent", str(os.getpid())],
-                env={**os.environ, **settings.environment()},
+                env={**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -68,12 +73,19 @@ class Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, None if it is still alive then."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
 
 class System:
     """Servers, workers and the ledger. Faults act on it, `check` says whether anything was lost or doubled."""
 
     def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None) -> None:
-        self._directory = directory
+        self.directory = directory
         self._bug = bug
         self._servers = servers
         self.rng = rng
@@ -82,16 +94,23 @@ class System:
         """Every event that Kafka has acknowledged to `publish`, each time it did."""
         self.poison: set[tuple[str, str]] = set()
         """Records that are no events, by topic and value (hexadecimal); all of them differ."""
+        self.too_late: list[Event] = []
+        """Events that came after the retention of their cookie's sessions: they are in no session."""
         self.workers: list[Worker] = []
+        self.registry = servers.enter_context(_registry())
         self.settings = self._start_servers()
+        """What the test itself uses; workers come to ClickHouse through the gate."""
+        self.gate = Gate(self.settings.clickhouse.host, self.settings.clickhouse.port)
+        self.gate.open()
+        servers.callback(self.gate.shut)
         topics.create_topics(self.settings)
         clickhouse.migrate(self.settings)
 
     def _start_servers(self) -> Settings:
         """Whichever does not run, on its old data."""
-        found = self._servers.enter_context(embedded(self._directory / "servers"))
+        found = self._servers.enter_context(embedded(self.directory / "servers"))
         self.pids = dict(found.pids)
-        return _settings(found, self._directory)
+        return _settings(found, self.directory, self.registry)
 
     def kill_server(self, name: str, away_s: float) -> None:
         """Kill -9, and after a while it is there again with what it has on disk."""
@@ -99,10 +118,54 @@ class System:
         time.sleep(away_s)
         self._start_servers()
 
-    def start(self, kind: str, instance: str | None = None) -> Worker:
-        worker = Worker(self.settings, kind, instance, self.log, self._bug)
+    def stop_server(self, name: str) -> None:
+        """As an administrator does; `start_servers` has it back."""
+        os.kill(self.pids[name], signal.SIGTERM)
+        until(lambda: not Path(f"/proc/{self.pids[name]}").exists() or _is_zombie(self.pids[name]), 60)
+
+    def start_servers(self) -> None:
+        self._start_servers()
+
+    @property
+    def workers_settings(self) -> Settings:
+        clickhouse_ = self.settings.clickhouse.model_copy(update={"port": self.gate.port})
+        return self.settings.model_copy(update={"clickhouse": clickhouse_})
+
+    def start(self, kind: str, instance: str | None = None, planted: str | None = None, mark: Path | None = None) -> Worker:
+        worker = Worker(self.workers_settings, kind, instance, self.log, planted or self._bug, mark)
         self.workers.append(worker)
         return worker
+
+    def mark(self) -> Path:
+        """A new one."""
+        return self.directory / f"mark-{self.rng.random()}"
+
+    def plant(self, points: Mapping[str, str], *, joined: bool = False) -> None:
+        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left.
+
+        With `joined` more workers come meanwhile, so that partitions move.
+        """
+        victims = {kind: self.rng.choice(self.of(kind)) for kind in points}
+        planted = []
+        for kind, victim in victims.items():
+            victim.kill()
+            self.end(victim)
+            planted.append((self.start(kind, victim.instance, points[kind], mark := self.mark()), mark))
+        more = [self.start(kind) for kind in points] if joined else []
+        for worker, mark in planted:
+            until(mark.exists, 90)
+            time.sleep(1.5)
+            worker.kill()
+            self.end(worker)
+            self.start(worker.kind, worker.instance)
+        for worker in more:
+            self.terminate(worker)
+
+    def terminate(self, worker: Worker) -> None:
+        """By SIGTERM, for good: it drains in time, with exit code 0."""
+        code, seconds = worker.terminate()
+        assert (code, seconds < DRAIN_S + 2) == (0, True), f"{worker.kind} took {seconds:.1f} s to end with {code}"
+        self.end(worker)
 
     def of(self, kind: str) -> list[Worker]:
         return [worker for worker in self.workers if worker.kind == kind]
@@ -153,7 +216,7 @@ class System:
 
     def _publish(self, lines: Sequence[bytes]) -> None:
         """As often as it takes: whoever publishes waits for Kafka, and sends again what was not acknowledged."""
-        file = self._directory / "events.jsonl"
+        file = self.directory / "events.jsonl"
         file.write_bytes(b"\n".join(lines))
         deadline = time.monotonic() + HEALED_S
         while True:
@@ -191,6 +254,9 @@ class System:
         merged = [merge(of_one) for of_one in copies.values()]
         expected = resolve_events([one.event for one in merged], Policy())
         shown = resolution_in_clickhouse(self.settings)
+        late = {event.event_id: None for event in self.too_late}
+        assert {row.event_id: row.session_id for row in shown.events if row.event_id in late} == late, "late events"
+        shown.events = [row for row in shown.events if row.event_id not in late]
         for name in ("contacts", "links", "sessions", "events"):
             assert getattr(shown, name) == getattr(expected, name), name
         assert len(shown.rejected) == sum(len(one.conflicts) for one in merged)
@@ -200,12 +266,34 @@ class System:
         assert sorted(failed) == sorted(self.poison)
 
 
-def _settings(servers: Servers, directory: Path) -> Settings:
+def until(true: Callable[[], bool], seconds: float) -> None:
+    """Waits; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def _is_zombie(pid: int) -> bool:
+    return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+@contextmanager
+def _registry() -> Iterator[FakeRegistry]:
+    server = FakeRegistry()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def _settings(servers: Servers, directory: Path, registry: FakeRegistry) -> Settings:
     at = servers.clickhouse
     return Settings.model_validate(
         {
             "kafka": {"bootstrap_servers": servers.kafka.bootstrap_servers},
             "clickhouse": {"host": at.host, "port": at.port, "user": at.user, "password": at.password},
+            "schema_registry": {"url": registry.url},
             "data_dir": directory,
         }
     )

@@ -1,0 +1,125 @@
+"""Records that a partition's state should have and does not are read again from the sources, which are kept for ever.
+
+State is committed before offsets are (adapters/changelog.py), so it is never behind them, unless something happened to the changelog:
+deleted, made anew, or cut by a broker that recovered its disk. Found when a partition is opened, for each source topic:
+
+| the state has come to | the group has committed | the topic has | so |
+|---|---|---|---|
+| n | at most n + 1 | n | all is well |
+| n | m > n + 1 | n + 1 ... m - 1 | these are read again before anything else, in the order of their Kafka timestamps over all topics |
+| n | m > n + 1 | less: its beginning was deleted | DeletedError (or skipped, see adapters/deleted.py) |
+| n | whatever | no n any more: its end is before it | MadeAnewError: new records would be taken for old ones |
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from pipeline.adapters import deleted, kafka
+from pipeline.adapters.batching import Batch
+from pipeline.adapters.changelog import patiently
+from pipeline.logs import logger
+from pipeline.settings import Settings
+
+_TIMEOUT_S = 5.0
+
+log = logger("fold")
+
+
+class Sources:
+    """The source topics of a stateful part; `changelog` (as Kafka knows it) is told to whoever must mend it."""
+
+    def __init__(self, settings: Settings, app: str, topics: Sequence[str], changelog: str) -> None:
+        self._settings = settings
+        self._app = app
+        self._logical = {kafka.topic_name(settings, topic): topic for topic in topics}
+        self._changelog = changelog
+
+    def missed(self, partition: int, applied: Mapping[str, int], generation: int) -> Iterator[list[Batch]]:
+        """What the group has committed of a partition and a state that has come to `applied` does not have. Waits while Kafka is away."""
+        asking = kafka.consumer(self._settings, self._app)
+        try:
+            missing = self._missing(asking, partition, applied)
+        finally:
+            asking.close()
+        if missing:
+            records = sum(map(len, missing.values()))
+            log.warning("the changelog is behind: reading its sources again", app=self._app, partition=partition, records_at_most=records)
+            yield from self._read(partition, missing, generation)
+
+    def _missing(self, asking: Consumer, partition: int, applied: Mapping[str, int]) -> dict[str, range]:
+        """Offsets by topic, as Kafka knows it."""
+        wanted = [TopicPartition(name, partition) for name in self._logical]
+        committed: list[TopicPartition] = []
+        patiently(log, lambda: committed.extend(asking.committed(wanted, timeout=_TIMEOUT_S)), "looking for committed offsets")
+        if not applied and all(place.offset < 0 for place in committed):
+            return {}  # nobody was here before
+        missing = {}
+        for place in committed:
+            due = applied.get(self._logical[place.topic], -1) + 1
+            begin, end = self._ends(asking, place)
+            if end < due:
+                raise self._made_anew(place, due, end)
+            if place.offset > due:
+                if begin > due:
+                    deleted.gone(self._settings, self._app, (place.topic, partition), range(due, min(begin, place.offset)))
+                missing[place.topic] = range(max(due, begin), min(place.offset, end))
+        return {topic: offsets for topic, offsets in missing.items() if offsets}
+
+    def _ends(self, asking: Consumer, place: TopicPartition) -> tuple[int, int]:
+        found: list[tuple[int, int]] = []
+        patiently(log, lambda: found.append(asking.get_watermark_offsets(place, timeout=_TIMEOUT_S)), "looking for the ends of a topic")
+        return found[0]
+
+    def _made_anew(self, place: TopicPartition, due: int, end: int) -> deleted.MadeAnewError:
+        return deleted.MadeAnewError(
+            f"{place.topic}[{place.partition}] ends at offset {end:,}, and the state in {self._changelog} has come to {due:,}: the topic "
+            f"was made anew, or has lost its end. To compute the state again from what the topics have now: stop {self._app}, delete the "
+            f"topic {self._changelog}, make it again (`python -m pipeline topics create`), start."
+        )
+
+    def _read(self, partition: int, missing: Mapping[str, range], generation: int) -> Iterator[list[Batch]]:
+        each = [self._records(TopicPartition(topic, partition, offsets.start), offsets.stop) for topic, offsets in missing.items()]
+        records = heapq.merge(*each, key=lambda message: message.timestamp()[1])
+        while some := list(islice(records, self._settings.worker.batch_records)):
+            by_topic: dict[str, list[Message]] = {}
+            for message in some:
+                by_topic.setdefault(str(message.topic()), []).append(message)
+            yield [self._batch(partition, topic, messages, generation) for topic, messages in by_topic.items()]
+
+    def _records(self, begin: TopicPartition, stop: int) -> Iterator[Message]:
+        """From there on, up to offset `stop`, without it."""
+        consumer = kafka.consumer(self._settings, self._app, **{"enable.partition.eof": True, "auto.offset.reset": "error"})
+        try:
+            consumer.assign([begin])
+            while True:
+                for message in consumer.consume(1_000, timeout=0.1):
+                    if message.error() is None and (message.offset() or 0) < stop:
+                        yield message
+                    elif message.error() is None or self._is_end(message, stop):
+                        return
+        finally:
+            consumer.close()
+
+    def _is_end(self, message: Message, stop: int) -> bool:
+        error: KafkaError = message.error()  # type: ignore[assignment]
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+            return (message.offset() or 0) >= stop
+        if (found := kafka.damage(message)) is not None:
+            raise found
+        log.warning("waiting for Kafka", doing="reading records again", error=error.str())
+        return False
+
+    def _batch(self, partition: int, topic: str, messages: Sequence[Message], generation: int) -> Batch:
+        return Batch(
+            topic=self._logical[topic],
+            partition=partition,
+            offsets=[message.offset() or 0 for message in messages],
+            keys=[message.key() for message in messages],
+            values=[message.value() for message in messages],
+            headers=[()] * len(messages),
+            timestamps=[message.timestamp()[1] for message in messages],
+            generation=generation,
+        )

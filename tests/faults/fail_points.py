@@ -1,0 +1,201 @@
+"""Places where a process is made to fail, planted from outside (planted.py): the product has no switches for it.
+
+The file that the variable `FAULT_MARK` names says whether it has happened: most of these happen once. `exception_as_long_as` happens
+as long as the file exists.
+"""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MARK = "FAULT_MARK"
+
+Fault = Callable[[], None]
+
+
+def die() -> None:
+    """Kill -9, by ourselves, exactly here."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stall() -> None:
+    """As a record on which somebody works for long."""
+    time.sleep(8)
+
+
+def fail() -> None:
+    raise RuntimeError("a bug that was planted")
+
+
+def once(fault: Fault) -> Fault:
+    """The first time that any process with this mark comes here."""
+
+    def act() -> None:
+        try:
+            Path(os.environ[MARK]).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        fault()
+
+    return act
+
+
+def as_long_as_marked(fault: Fault) -> Fault:
+    def act() -> None:
+        if Path(os.environ[MARK]).exists():
+            fault()
+
+    return act
+
+
+def plant(owner: Any, name: str, fault: Fault, *, after: bool = False) -> None:
+    """Makes `owner.name` do this before (or after) what it does."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def planted(*arguments: Any, **named: Any) -> Any:
+        if not after:
+            fault()
+        answer = function(*arguments, **named)
+        if after:
+            fault()
+        return answer
+
+    setattr(owner, name, planted)
+
+
+def _record_after_the_insert() -> None:
+    """All is in ClickHouse, nothing is committed."""
+    from pipeline.record import Recorder
+
+    commit = Recorder._commit
+
+    def planted(self: Recorder) -> None:
+        if self._written:
+            once(die)()
+        commit(self)
+
+    Recorder._commit = planted  # type: ignore[method-assign]
+
+
+def _record_between_tables() -> None:
+    """Some of a batch is in ClickHouse."""
+    from pipeline.adapters import event_rows
+
+    plant(event_rows, "insert", once(die), after=True)
+
+
+def _record_while_settling() -> None:
+    """The copies of an event are there, and were passed on; what they say together is not written."""
+    from pipeline.adapters import event_copies
+
+    plant(event_copies, "settled_rows", once(die))
+
+
+def _record_losing() -> None:
+    from pipeline.record import Recorder
+
+    plant(Recorder, "_on_lost", once(die), after=True)
+
+
+def _record_gaining() -> None:
+    from pipeline.adapters import deleted
+
+    plant(deleted, "assign", once(die), after=True)
+
+
+def _fold_after_the_state() -> None:
+    """State and outputs are committed, the offsets are not."""
+    from pipeline.adapters.changelog import Changelog
+
+    plant(Changelog, "commit", once(die), after=True)
+
+
+def _fold_in_the_transaction() -> None:
+    """All of it is at the broker, or on the way; nothing is committed."""
+    from pipeline.adapters.changelog import Changelog
+
+    def linger() -> None:
+        time.sleep(0.3)
+        die()
+
+    plant(Changelog, "_commit_transaction", once(linger))
+
+
+def _fold_losing() -> None:
+    from pipeline.adapters.batching import Consumer
+
+    forget = Consumer.on_partitions_revoked
+
+    async def planted(self: Consumer, revoked: set[Any]) -> None:
+        if revoked:
+            once(die)()
+        await forget(self, revoked)
+
+    Consumer.on_partitions_revoked = planted  # type: ignore[method-assign]
+
+
+def _fold_gaining() -> None:
+    """Fenced whoever had the partition; its state is not read yet."""
+    from pipeline.adapters.changelog import Changelog
+
+    plant(Changelog, "_restore", once(die))
+
+
+def _route_before_the_ack() -> None:
+    """Evidence is with its portal, the offsets are not committed."""
+    from pipeline.agents.routing import Routing
+
+    plant(Routing, "_flush", once(die), after=True)
+
+
+def _fold_stalls() -> None:
+    """One partition's first batch takes long; the others go on."""
+    from pipeline.agents.folding import Folding
+
+    plant(Folding, "_apply", once(stall))
+
+
+def _record_stalls() -> None:
+    """Between the rows and what follows from them."""
+    from pipeline.record import Recorder
+
+    plant(Recorder, "_settle", once(stall))
+
+
+def _exception(how: Callable[[Fault], Fault]) -> Fault:
+    """In the handler of each part."""
+
+    def everywhere() -> None:
+        from pipeline.agents.folding import Folding
+        from pipeline.agents.routing import Routing
+        from pipeline.record import Recorder
+
+        for owner, name in ((Folding, "_apply"), (Routing, "_send"), (Recorder, "_insert")):
+            plant(owner, name, how(fail))
+
+    return everywhere
+
+
+_FOLDS = ("sessionize", "identify")
+KILLED_AT: dict[str, dict[str, Fault]] = {
+    "before offsets are committed": {"record": _record_after_the_insert, **dict.fromkeys(_FOLDS, _fold_after_the_state)},
+    "in the middle of a batch": {"record": _record_between_tables, **dict.fromkeys(_FOLDS, _fold_in_the_transaction)},
+    "when partitions come": {"record": _record_gaining, **dict.fromkeys(_FOLDS, _fold_gaining)},
+    "while copies are settled, and evidence sent on": {"record": _record_while_settling, "identify": _route_before_the_ack},
+    "when partitions go": {"record": _record_losing, **dict.fromkeys(_FOLDS, _fold_losing)},
+}
+"""Kill -9 exactly there, by part."""
+STALLED: dict[str, Fault] = {"record": _record_stalls, **dict.fromkeys(_FOLDS, _fold_stalls)}
+EXCEPTION_ONCE, EXCEPTION_AS_LONG_AS = "exception once", "exception as long as"
+
+FAIL_POINTS: dict[str, Fault] = {
+    **{f"{kind} {place}": planted for place, kinds in KILLED_AT.items() for kind, planted in kinds.items()},
+    **{f"{kind} stalls": planted for kind, planted in STALLED.items()},
+    EXCEPTION_ONCE: _exception(once),
+    EXCEPTION_AS_LONG_AS: _exception(as_long_as_marked),
+}

@@ -1,0 +1,69 @@
+"""What somebody else writes into the topics: no events, events twice, events late."""
+
+from collections.abc import Callable
+
+from pipeline.adapters.avro import Registry
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.core.events import Event
+from pipeline.status import status
+from tests.builders import DAY, HOUR, START, custom_event, form_submission, page_view
+from tests.faults.system import System, until
+
+Fault = Callable[[System], None]
+
+
+def poison(system: System) -> None:
+    """Bytes that are no events between those that are, and a good one without a key."""
+    registry = Registry(system.settings)
+    number = 900_000 + system.rng.randrange(90_000)
+    view = registry.encode_event(page_view(number, at=START, title="Truncated", properties={"plan": "pro"}))
+    form = registry.encode_event(form_submission(number + 1, at=START, fields=[("a", "b")]))
+    bomb = form.replace(b"\x02\x02\x02a\x02b\x00", b"\x02\xfe\xff\xff\xff\x0f")
+    assert bomb != form
+    for topic, key, values in (
+        ("page-views", b"k", [view[:size] for size in range(1, len(view))]),
+        ("page-views", None, [system.rng.randbytes(size) for size in range(20, 60)]),
+        ("page-views", b"k", [None, b"\x01" + view[1:], b"\x00\x00\x00\x03\xe6" + view[5:], view + b"\x00"]),
+        ("form-submissions", b"k", [bomb, view]),
+    ):
+        system.produce(topic, key, values)
+        system.poison |= {(topic, (value or b"").hex().upper()) for value in values}
+    keyless = custom_event(number + 2, at=START)
+    system.produce(RAW_TOPICS["custom_event"], None, [registry.encode_event(keyless)])
+    system.ledger.append(keyless)
+
+
+def duplicates(system: System) -> None:
+    """What was published an hour ago is published again, in another order."""
+    registry = Registry(system.settings)
+    for event in system.rng.sample(system.ledger, min(len(system.ledger), 500)):
+        _produce(system, registry, event)
+
+
+def late(system: System) -> None:
+    """An hour and 25 hours late: in their sessions. 30 days, beyond the retention: stored, shown, counted, and in no session."""
+    registry = Registry(system.settings)
+    cookie = f"late-{system.rng.random()}"
+    number = 800_000 + system.rng.randrange(90_000)
+    now = START + 40 * DAY
+    for back, event_number in ((0, number), (HOUR, number + 1), (25 * HOUR, number + 2)):
+        event = page_view(event_number, utk=cookie, at=now - back)
+        _produce(system, registry, event)
+        system.ledger.append(event)
+    system.settle()
+    before = _late(system)
+    event = page_view(number + 3, utk=cookie, at=now - 30 * DAY)
+    _produce(system, registry, event)
+    system.too_late.append(event)
+    until(lambda: _late(system) == before + 1, 60)
+
+
+def _late(system: System) -> int:
+    return next(part.late for part in status(system.settings).parts if part.part == "sessionize")
+
+
+def _produce(system: System, registry: Registry, event: Event) -> None:
+    system.produce(RAW_TOPICS[event.type], (event.utk or event.event_id).encode(), [registry.encode_event(event)])
+
+
+FAULTS: dict[str, Fault] = {"poison": poison, "duplicates": duplicates, "events are late": late}

@@ -1,0 +1,158 @@
+"""Faults of our own processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from pipeline import catching_up
+from pipeline.app import ROLES
+from tests.faults.fail_points import EXCEPTION_AS_LONG_AS, EXCEPTION_ONCE, KILLED_AT, MARK, STALLED
+from tests.faults.system import PER_KIND, System, until
+
+Fault = Callable[[System], None]
+
+BEYOND_SESSION_S = 14.0
+"""Longer than the group waits for a silent worker."""
+
+
+def killed(kind: str) -> Fault:
+    """Kill -9 at random moments; a supervisor starts it again."""
+
+    def fault(system: System) -> None:
+        for _ in range(3):
+            system.pause(0.1, 1.5)
+            system.kill_one(kind)
+
+    return fault
+
+
+def killed_at(place: str) -> Fault:
+    """Kill -9 exactly there, one of each kind."""
+
+    def fault(system: System) -> None:
+        system.plant({kind: f"{kind} {place}" for kind in KILLED_AT[place]}, joined=place == "when partitions go")
+
+    return fault
+
+
+def zombie(kind: str) -> Fault:
+    """Stopped beyond its session: the other takes over; then it wakes up."""
+
+    def fault(system: System) -> None:
+        system.pause(0.1, 1.0)
+        stopped = system.rng.choice(system.of(kind))
+        stopped.signal(signal.SIGSTOP)
+        time.sleep(BEYOND_SESSION_S)
+        stopped.signal(signal.SIGCONT)
+        system.pause(1.0, 2.0)
+        if not stopped.is_alive():  # a zombie that finds out may end, and a supervisor starts it again
+            system.end(stopped)
+            system.start(kind, stopped.instance)
+
+    return fault
+
+
+def a_slow_head(system: System) -> None:
+    """The first batch of a partition takes long while later ones of others finish; then kill -9 in the middle of it."""
+    system.plant({kind: f"{kind} stalls" for kind in STALLED})
+
+
+def an_exception_once(system: System) -> None:
+    """The process ends, and is started again."""
+    marks = []
+    for kind in ROLES:
+        worker = system.rng.choice(system.of(kind))
+        worker.kill()
+        system.end(worker)
+        marks.append(system.mark())
+        system.start(kind, worker.instance, EXCEPTION_ONCE, marks[-1])
+    for mark in marks:
+        until(mark.exists, 90)
+    ended = [worker for worker in system.workers if worker.planted]
+    until(lambda: not any(worker.is_alive() for worker in ended), 30)
+    assert {worker.wait(0) for worker in ended} == {1}
+    system.restart_if_dead()
+
+
+def an_exception_always(system: System) -> None:
+    """`run` starts the parts again, with growing pauses, and says so; when the bug is gone they go on."""
+    replaced = list(system.workers)
+    for worker in replaced:
+        system.terminate(worker)
+    bug = system.mark()
+    bug.touch()
+    log = system.directory / f"{bug.name}.log"
+    with log.open("wb") as output:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.planted", EXCEPTION_AS_LONG_AS, "run", "--parent", str(os.getpid())],
+            env={**os.environ, **system.workers_settings.environment(), MARK: str(bug)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for kind in ROLES:
+            until(lambda: all(f"name={kind}-0 restart_in_s={pause}" in _plain(log.read_text()) for pause in ("1.0", "2.0")), 90)  # noqa: B023
+        assert "a bug that was planted" in log.read_text()
+        bug.unlink()
+        system.settle()
+    finally:
+        run.terminate()
+        run.wait(30)
+    for worker in replaced:
+        system.start(worker.kind, worker.instance)
+
+
+def all_killed(system: System) -> None:
+    """At once."""
+    system.pause(0.5, 2.0)
+    for worker in list(system.workers):
+        worker.kill()
+        system.end(worker)
+        system.start(worker.kind, worker.instance)
+
+
+def all_terminated(system: System) -> None:
+    """SIGTERM under load: each finishes what it has in hand and ends within 10 s; the next goes on there."""
+    system.pause(0.5, 2.0)
+    for worker in list(system.workers):
+        system.terminate(worker)
+        system.start(worker.kind, worker.instance)
+
+
+def come_and_go(system: System) -> None:
+    """1 -> 2 -> 3 -> 1 -> 2 of each kind: they go by SIGTERM the first time, by kill -9 the second."""
+    gone = [system.of(kind)[1] for kind in ROLES]
+    for worker in gone:
+        system.terminate(worker)
+    for count in range(2, PER_KIND + 2):
+        for kind in ROLES:
+            system.start(kind, gone[0].instance if count == PER_KIND else None)
+        assert catching_up.wait_for_processes(system.settings, count, 90)
+    for kind in ROLES:
+        for worker in system.of(kind)[1:]:
+            worker.kill()
+            system.end(worker)
+    assert catching_up.wait_for_processes(system.settings, 1, 90)
+    for kind in ROLES:
+        system.start(kind, gone[0].instance)
+
+
+def _plain(text: str) -> str:
+    """Without the spaces that align a log."""
+    return " ".join(text.split())
+
+
+FAULTS: dict[str, Fault] = {
+    **{f"{kind} is killed": killed(kind) for kind in ROLES},
+    **{f"killed {place}": killed_at(place) for place in KILLED_AT},
+    "all workers are killed": all_killed,
+    "all workers are terminated": all_terminated,
+    "a slow record at the head": a_slow_head,
+    "an exception once": an_exception_once,
+    "an exception always": an_exception_always,
+    **{f"a zombie {kind}": zombie(kind) for kind in ROLES},
+    "workers come and go": come_and_go,
+}
