@@ -64,7 +64,7 @@ class Batch:
     """Records of one partition in the order of their offsets, as parallel lists, never empty. Keys and values are raw bytes."""
 
     topic: str
-    """Its logical name, without `kafka.topic_prefix`."""
+    """Its logical name, as in `topics/`."""
     partition: int
     offsets: list[int]
     keys: list[bytes | None]
@@ -130,7 +130,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         number = self._numbers.get(tp, 0)
         self._numbers[tp] = number + 1
         return Batch(
-            topic=tp.topic.removeprefix(self.app.topic_prefix),  # type: ignore[attr-defined]  # a BatchApp
+            topic=self.app.logical_name(tp.topic),  # type: ignore[attr-defined]  # a BatchApp
             partition=tp.partition,
             offsets=[record.offset for record in records],
             keys=[record.key for record in records],

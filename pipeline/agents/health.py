@@ -77,7 +77,7 @@ class HealthFile:
     def __init__(self, settings: Settings, part: str) -> None:
         instance = settings.worker.instance or str(os.getpid())
         self.health = Health(part, instance)
-        self.path = directory(settings) / f"{part}-{instance}.json"
+        self.path = directory(settings) / f"{part}{settings.suffix}-{instance}.json"
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -212,7 +212,7 @@ def test_names_carry_the_prefix(settings: Settings) -> None:
     """Of the group as of topics: two installations on one Kafka do not meet."""
     app = faust_app.faust_app(settings, "count")
     assert app.conf.id == f"{settings.kafka.topic_prefix}count"
-    assert app.topic_prefix == settings.kafka.topic_prefix
+    assert app.logical_name(f"{settings.kafka.topic_prefix}apples") == "apples"
 
 
 @pytest.mark.parametrize(
