@@ -8,7 +8,7 @@ Sources, the first that names a setting wins: arguments of `Settings(...)`, envi
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -133,6 +133,9 @@ class Settings(BaseSettings):
         Path | None, Field(description="TOML file of the policy (sessions.gap, identity.rebind ...); without it the defaults.")
     ] = None
     data_dir: Annotated[Path, Field(description="Where the embedded servers keep their data and say where they listen.")] = Path(".data")
+    generation: Annotated[
+        int, Field(ge=1, description="Generation that a worker belongs to (see `replay`). `run` and `worker --generation` set it.")
+    ] = 1
 
     @classmethod
     def settings_customise_sources(
@@ -149,6 +152,20 @@ class Settings(BaseSettings):
             settings_sources.TomlFile(settings_cls),
             settings_sources.EmbeddedServers(settings_cls),
         )
+
+    @property
+    def suffix(self) -> str:
+        """Put behind the names of all that a generation has of its own; the first has the plain names."""
+        return "" if self.generation == 1 else f".g{self.generation}"
+
+    @property
+    def database(self) -> str:
+        """The generation's database, with its tables and views."""
+        return self.clickhouse.database + self.suffix.replace(".", "_")
+
+    def of_generation(self, number: int) -> Self:
+        """The same settings, with the names of another generation. Its policy is in the registry (pipeline/replay/registry.py)."""
+        return self.model_copy(update={"generation": number})
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, secrets included: what a child process needs to see what we see."""

@@ -86,7 +86,7 @@ def _part(part: str, kafka: Readings, said: list[dict[str, Any]], now: int) -> P
 
 def _said(settings: Settings, part: str) -> Iterator[dict[str, Any]]:
     """What the part's processes on this machine wrote about themselves (agents/health.py)."""
-    for path in health.directory(settings).glob(f"{part}-*.json"):
+    for path in health.directory(settings).glob(f"{part}{settings.suffix}-*.json"):
         try:
             yield json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # it ended while we looked

@@ -66,7 +66,7 @@ class Batch:
     """Records of one partition in the order of their offsets, as parallel lists, never empty. Keys and values are raw bytes."""
 
     topic: str
-    """Its logical name, without `kafka.topic_prefix`."""
+    """Its logical name, as in `topics/`."""
     partition: int
     offsets: list[int]
     keys: list[bytes | None]
@@ -151,7 +151,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._numbers[tp] = number + 1
         self._due[tp] = records[-1].offset + 1
         return Batch(
-            topic=tp.topic.removeprefix(self.app.settings.kafka.topic_prefix),  # type: ignore[attr-defined]  # a BatchApp
+            topic=self.app.logical_name(tp.topic),  # type: ignore[attr-defined]  # a BatchApp
             partition=tp.partition,
             offsets=[record.offset for record in records],
             keys=[record.key for record in records],

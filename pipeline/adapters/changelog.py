@@ -114,7 +114,7 @@ class Changelog:
         self._app = app
         self._partition = partition
         self._topic = topic_of(settings, app, table)
-        self._transactional_id = f"{settings.kafka.topic_prefix}{app}-{table}-{partition}"
+        self._transactional_id = kafka.group_name(settings, f"{app}-{table}-{partition}")
         self._producer: Producer | None = None
         self._undelivered: KafkaError | None = None
         self._log = log.bind(topic=self._topic, partition=partition)

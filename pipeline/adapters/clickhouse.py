@@ -60,7 +60,7 @@ class AwayError(UserError):
 
 def connect(settings: Settings) -> Client:
     """A connection that works, with the database of the settings. AwayError, or UserError if the server does not let us in."""
-    return _connect(settings, settings.clickhouse.database)
+    return _connect(settings, settings.database)
 
 
 def migrate(settings: Settings) -> list[str]:
@@ -68,7 +68,7 @@ def migrate(settings: Settings) -> list[str]:
 
     AwayError, or UserError if a file was changed after it was applied, or the database is ahead of our files.
     """
-    database = settings.clickhouse.database
+    database = settings.database
     attempt = 0
     while True:
         attempt += 1

@@ -32,9 +32,13 @@ class Timings:
 
 
 class BatchApp(faust.App):
-    """A Faust app that keeps nothing on disk, and knows our settings."""
+    """A Faust app that keeps nothing on disk, and knows the logical names of its topics."""
 
     settings: Settings
+
+    def logical_name(self, topic: str) -> str:
+        """The topic's name in `topics/`."""
+        return kafka.logical_name(self.settings, topic)
 
     def _create_directories(self) -> None:
         """Faust would make `<name>-data/v1/tables`."""
@@ -50,10 +54,10 @@ def faust_app(settings: Settings, name: str, timings: Timings = USUAL) -> BatchA
         logging.getLogger(chatty).setLevel(logging.ERROR)
     instance = settings.worker.instance
     app = BatchApp(
-        settings.kafka.topic_prefix + name,
+        kafka.group_name(settings, name),
         broker=batching.brokers(settings.kafka.bootstrap_servers),
         broker_credentials=credentials(settings.kafka.options),
-        broker_client_id=f"{settings.kafka.topic_prefix}{name}" + (f"-{instance}" if instance else ""),
+        broker_client_id=kafka.group_name(settings, name) + (f"-{instance}" if instance else ""),
         consumer_group_instance_id=kafka.member_name(settings, name),
         broker_session_timeout=timings.session,
         broker_heartbeat_interval=timings.heartbeat,

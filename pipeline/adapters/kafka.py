@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 
+from pipeline.adapters.contracts import load_topics
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 
@@ -48,8 +49,19 @@ Client = TypeVar("Client")
 
 
 def topic_name(settings: Settings, logical: str) -> str:
-    """A topic's name on the broker, from its name in `topics/`."""
-    return settings.kafka.topic_prefix + logical
+    """A topic's name on the broker, from its name in `topics/`: what `publish` writes is common to all generations."""
+    return settings.kafka.topic_prefix + logical + ("" if is_common(logical) else settings.suffix)
+
+
+def logical_name(settings: Settings, name: str) -> str:
+    """The topic's name in `topics/`, from that on the broker."""
+    return name.removeprefix(settings.kafka.topic_prefix).removesuffix(settings.suffix)
+
+
+def is_common(logical: str) -> bool:
+    """Whether all generations share the topic: raw topics and dead letters."""
+    topic = load_topics().get(logical)
+    return topic is not None and "publish" in topic.producers
 
 
 def member_name(settings: Settings, part: str) -> str | None:
@@ -62,8 +74,8 @@ def member_name(settings: Settings, part: str) -> str | None:
 
 
 def group_name(settings: Settings, part: str) -> str:
-    """A part's consumer group on the broker."""
-    return settings.kafka.topic_prefix + part
+    """A part's consumer group on the broker, and what its transactions are named after."""
+    return settings.kafka.topic_prefix + part + settings.suffix
 
 
 def producer(settings: Settings, **overrides: Any) -> Producer:

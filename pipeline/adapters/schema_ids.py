@@ -35,7 +35,7 @@ class RegistryIds:
         self._ids: dict[tuple[str, int], int] = {}
         versions = [version for versions in load_schemas().values() for version in versions]
         for version in sorted(versions, key=lambda version: version.schema_id):
-            subject = topic_name(settings, home_topic(version.name)) + "-value"
+            subject = topic_name(settings.of_generation(1), home_topic(version.name)) + "-value"  # a schema is the same in all
             self._ids[version.name, version.version] = self._register(subject, version)
         self._until = None
 

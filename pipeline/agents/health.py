@@ -80,8 +80,8 @@ class HealthFile:
     def __init__(self, settings: Settings, part: str) -> None:
         instance = settings.worker.instance or str(os.getpid())
         self.health = Health(part, instance)
-        self.path = directory(settings) / f"{part}-{instance}.json"
         self._complained = False
+        self.path = directory(settings) / f"{part}{settings.suffix}-{instance}.json"
 
     def write(self) -> None:
         """A disk that is full, say, keeps nobody from working: the log says so once."""

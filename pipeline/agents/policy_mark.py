@@ -1,4 +1,4 @@
-"""State is made under a policy; going on under another would mix the two (to change it, rebuild by a replay)."""
+"""State is made under a policy; going on under another would mix the two (to change it, rebuild: `replay start`)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -27,7 +27,7 @@ class PolicyMark:
             raise UserError(
                 f"the live state was made under the policy {self._section} {written.decode()}, "
                 f"and policy_file now says {self._now.decode()}: "
-                "put the old values back, or begin anew under another kafka.topic_prefix"
+                "put the old values back, and rebuild under the new ones: `python -m pipeline replay start --policy FILE`"
             )
         self._is_written = written is not None
         return {key: value for key, value in items.items() if key != KEY}

@@ -213,6 +213,7 @@ def test_names_carry_the_prefix(settings: Settings) -> None:
     app = faust_app.faust_app(settings, "count")
     assert app.conf.id == f"{settings.kafka.topic_prefix}count"
     assert app.settings == settings
+    assert app.logical_name(f"{settings.kafka.topic_prefix}apples") == "apples"
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,11 @@ QUERIES: dict[str, tuple[type[msgspec.Struct], str]] = {
 def resolution_in_clickhouse(settings: Settings) -> Resolution:
     """All of the views; `rejected` are the conflicting copies among the failed events."""
     client = clickhouse.connect(settings)
-    database = settings.clickhouse.database
     rows: dict[str, list[Any]] = {}
     for name, (kind, source) in QUERIES.items():
         columns = ", ".join(_expression(kind, column) for column in kind.__struct_fields__)
-        rows[name] = [kind(*row) for row in client.execute(f"SELECT {columns} FROM {database}.{source}")]
-    details = client.execute(f"SELECT reason, detail FROM {database}.failed_events WHERE reason = 'conflicting_duplicate'")
+        rows[name] = [kind(*row) for row in client.execute(f"SELECT {columns} FROM {source}")]
+    details = client.execute("SELECT reason, detail FROM failed_events WHERE reason = 'conflicting_duplicate'")
     return Resolution(**rows, rejected=[RejectedRow(0, reason, detail) for reason, detail in details])
 
 
