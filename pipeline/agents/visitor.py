@@ -43,8 +43,8 @@ _SCATTERED = 16
 
 Cookie = tuple[PortalId, Utk]
 View = tuple[Any, ...]
-"""A page view as it is chunked, the values of `_VIEW`: without the fields that are not compared, and those of the cookie."""
-_VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
+"""A page view as it is chunked, the values of `VIEW`: without the fields that are not compared, and those of the cookie."""
+VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -59,7 +59,7 @@ _decode_session = msgspec.msgpack.Decoder(Session).decode
 _decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
 _decode_chunks = msgspec.msgpack.Decoder(list[Chunk]).decode
 _place = itemgetter(0, 1)
-_view = attrgetter(*_VIEW)
+_view = attrgetter(*VIEW)
 _digest = struct.Struct("q").pack
 
 
@@ -148,22 +148,21 @@ class Visitor(msgspec.Struct, gc=False):
         _, changes = advance(state, events, self.cookie[1], rules.policy, _FOREVER)
         if not changes.events:
             return Written((), (), {}, None, 0)
-        self.last = _packed_session(changes.last)
+        self.last = packed_session(changes.last)
         self.ids += b"".join(_digest(hash(event_id)) for event_id in changes.events if event_id not in state.events)
         self.oldest = min(self.oldest or _FAR, *(event.occurred_at for event in events))
         return Written(changes.upserts, changes.removed, self._write(changes.events, rules), None, 0)
 
     def _advance_all(self, events: Sequence[Event], rules: Rules) -> Written:
         """Adds anything."""
-        unpacked = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
-        before = CookieState(_session(self.forgotten), self._unpacked((*unpacked, *map(_decode_chunk, self.newer))))
+        before = CookieState(_session(self.forgotten), self.remembered())
         state, changes = advance(before, events, self.cookie[1], rules.policy, rules.retention)
         if changes.events or self.last is None:
             self._know(state, rules)
         if not changes.events:
             return Written((), (), {}, None, changes.late)
         if changes.before is not None:
-            self.forgotten = _packed_session(changes.before)
+            self.forgotten = packed_session(changes.before)
         if changes.before is not None or self.end - self.first > _SCATTERED + len(state.events) // 100:
             gone: dict[int, bytes | None] = dict.fromkeys(range(self.first, self.end))
             self.first = self.end
@@ -177,10 +176,10 @@ class Visitor(msgspec.Struct, gc=False):
         activity = activity_in(state.events, self.cookie[1])
         self.oldest = activity[0][0] if activity else Millis(0)
         self.ids = b"".join(_digest(hash(event_id)) for event_id in state.events)
-        self.older, self.base = (), _packed_session(state.before)
+        self.older, self.base = (), packed_session(state.before)
         self._pack_before(max(0, len(activity) - _NEWER), activity, state.events, rules)
         sessions = fold(activity[-_NEWER:], rules.policy, _session(self.base))
-        self.last = _packed_session(sessions[-1] if sessions else None)
+        self.last = packed_session(sessions[-1] if sessions else None)
 
     def _write(self, events: Mapping[EventId, Kept | None], rules: Rules) -> dict[int, bytes | None]:
         """Some events as further chunks."""
@@ -206,6 +205,11 @@ class Visitor(msgspec.Struct, gc=False):
         numbered: dict[int, bytes | None] = dict(enumerate(chunks, self.end))
         self.end += len(numbered)
         return numbered
+
+    def remembered(self) -> dict[EventId, Kept]:
+        """All events that are remembered, unpacked."""
+        older = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
+        return self._unpacked((*older, *map(_decode_chunk, self.newer)))
 
     def _unpacked(self, chunks: Iterable[Chunk]) -> dict[EventId, Kept]:
         """The events of these chunks."""
@@ -237,7 +241,8 @@ def _session(packed: bytes) -> Session | None:
     return _decode_session(packed) if packed else None
 
 
-def _packed_session(session: Session | None) -> bytes:
+def packed_session(session: Session | None) -> bytes:
+    """A state of the fold as it is written when what came before it is forgotten."""
     return b"" if session is None else _encode(session)
 
 
@@ -245,6 +250,11 @@ def _chunk(events: Mapping[EventId, Kept | None]) -> Chunk:
     """These events, without those that are gone."""
     copies = {event_id: kept for event_id, kept in events.items() if isinstance(kept, tuple)}
     return Chunk(copies, [_view(kept) for kept in events.values() if isinstance(kept, PageView)])
+
+
+def encoded_chunks(copies: dict[EventId, tuple[Trace, ...]], views: Sequence[View]) -> Iterator[bytes]:
+    """Some events of a cookie, none of them twice, as they are written."""
+    return _encoded(Chunk(copies, views))
 
 
 def _encoded(chunk: Chunk) -> Iterator[bytes]:
