@@ -15,7 +15,7 @@ twice (a crash before the commit, partitions that move) changes nothing. ClickHo
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from clickhouse_driver import Client
@@ -235,20 +235,12 @@ class Recorder:
             places = [partitions[at] for at in batch.rows], [offsets[at] for at in batch.rows]
             event_rows.insert(client, event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
         refused = [(messages[at], refusal) for at, refusal in decoded.refused]
-        astray = [event for batch in decoded.batches for event in _astray(batch, messages)]
-        return Inserted(len(messages) - len(refused), refused, astray)
+        strays = [event for batch in decoded.batches for event in astray(batch, messages)]
+        return Inserted(len(messages) - len(refused), refused, strays)
 
     def _bury(self, message: Message, refusal: Refused) -> None:
         """Among the dead letters, byte for byte."""
-        headers = dead_letters.headers(
-            refusal,
-            PART,
-            topic=self._logical[str(message.topic())],
-            partition=message.partition() or 0,
-            offset=message.offset() or 0,
-            timestamp=message.timestamp()[1],
-            original=message.headers() or (),  # type: ignore[arg-type]
-        )
+        headers = letter_headers(self._logical[str(message.topic())], message, refusal)
         self._producer.produce(dead_letters.TOPIC, message.key(), message.value(), headers)
 
     # Settling copies, committing
@@ -305,11 +297,24 @@ def _made_anew(topic: str) -> str | None:
     )
 
 
-def _astray(batch: EventColumns, messages: list[Message]) -> Iterator[event_copies.Published]:
+def astray(batch: EventColumns, messages: Sequence[Message]) -> Iterator[event_copies.Published]:
     """Events that their producer put under another key than their cookie's, where sessions do not look for them."""
     for at, utk in zip(batch.rows, batch.columns["utk"], strict=True):
         if utk is not None and messages[at].key() != (key := utk.encode()):
             yield event_copies.Published("event-copies", key, messages[at].value())  # type: ignore[arg-type]
+
+
+def letter_headers(topic: str, message: Message, refusal: Refused) -> dead_letters.Headers:
+    """What the letter of a refused record says; `topic` is the logical name."""
+    return dead_letters.headers(
+        refusal,
+        PART,
+        topic=topic,
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        timestamp=message.timestamp()[1],
+        original=message.headers() or (),  # type: ignore[arg-type]
+    )
 
 
 def _check_number() -> int:

@@ -62,6 +62,15 @@ class Registry:
             raise ValueError(f"a {record} has the fields {', '.join(names)}; given are {', '.join(fields)}")
         return self._headers[record] + self._writers[record]([fields[name] for name in names])
 
+    def encode_rows(self, record: str, rows: Iterable[Sequence[Any]]) -> list[bytes]:
+        """Derived records that are given as their fields' values, in the order of `fields`."""
+        header, write = self._headers[record], self._writers[record]
+        return [header + write(row) for row in rows]
+
+    def fields(self, record: str) -> tuple[str, ...]:
+        """Names of the fields of a record of ours."""
+        return self._names[record]
+
     def decode(self, value: bytes) -> dict[str, Any]:
         """A derived record with the fields that it was written with. UnreadableError if the bytes are no record of a known schema."""
         return self.decode_many([value])[0]

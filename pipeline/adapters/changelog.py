@@ -121,6 +121,14 @@ class Changelog:
 
     def open(self) -> Restored:
         """Fences the previous owner and reads the table back. Waits while Kafka is away. Raises as `commit` does."""
+        self.fence()
+        try:
+            return self._restore()
+        except KafkaException as exception:
+            raise self._verdict(exception.args[0], exception.args[0]) from exception
+
+    def fence(self) -> None:
+        """Only fences the previous owner: for one who writes the whole table anew. Otherwise as `open`."""
         self.close()
         self._undelivered = None
         producer = kafka.producer(
@@ -137,7 +145,6 @@ class Changelog:
         self._producer = producer
         try:
             self._patiently(lambda: producer.init_transactions(_PATIENCE_S), "opening the partition")
-            return self._restore()
         except KafkaException as exception:
             raise self._verdict(exception.args[0], exception.args[0]) from exception
 

@@ -33,6 +33,7 @@ SELECT id_hash FROM event_copies
 WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
 GROUP BY id_hash HAVING min(copy) != max(copy)
 """
+_ALL_SEVERAL = "SELECT id_hash FROM event_copies GROUP BY id_hash HAVING min(copy) != max(copy) SETTINGS optimize_aggregation_in_order = 1"
 _COPIES = f"""
 SELECT portal_id, event_id, copy, version, kafka_partition, kafka_offset, {SELECTED} FROM event_rows
 WHERE (portal_id, utk, event_id) IN (SELECT portal_id, utk, event_id FROM event_copies WHERE id_hash IN %(hashes)s)
@@ -56,11 +57,20 @@ class Told(NamedTuple):
 
 def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
     """Does all of the above for the events whose arrivals are named by `check`; how many had several copies that were not merged yet."""
-    hashes = [found for (found,) in client.execute(_SEVERAL, {"check": check})]
+    return _settle_hashes(client, client.execute(_SEVERAL, {"check": check}), encode, publish)
+
+
+def settle_all(client: Client, encode: Encode, publish: Publish) -> int:
+    """The same for all events that there are."""
+    return _settle_hashes(client, client.execute(_ALL_SEVERAL), encode, publish)
+
+
+def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish) -> int:
+    hashes = [id_hash for (id_hash,) in found]
     settled = 0
     for start in range(0, len(hashes), EVENTS_AT_ONCE):
-        found = told(client, hashes[start : start + EVENTS_AT_ONCE])
-        unsettled = [event.copies for event in found if event.merged_version < len(event.copies)]
+        events = told(client, hashes[start : start + EVENTS_AT_ONCE])
+        unsettled = [event.copies for event in events if event.merged_version < len(event.copies)]
         _settle(client, unsettled, encode, publish)
         settled += len(unsettled)
     return settled

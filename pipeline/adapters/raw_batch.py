@@ -22,6 +22,10 @@ from pipeline.core.events import TYPES, Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_avro
 
+_KINDS = dict.fromkeys(("portal_id", "occurred_at", "received_at"), pl.Int64) | dict.fromkeys(
+    ("new_browser_session", "bot", "create_new_contact", "use_cookie"), pl.Boolean
+)
+"""Types of columns that are no texts."""
 FEW = 64
 """Up to so many records of a schema are read one at a time."""
 _TOO_LARGE = Refused(Reason.TOO_LARGE, f"the value: expected at most {MAX_BYTES} bytes")
@@ -35,9 +39,18 @@ class EventColumns:
     type: str
     rows: list[int]
     columns: dict[str, list[Any]]
+    table: pl.DataFrame | None = None
+    """The same as it was read, if it was read in columns."""
 
     def events(self) -> list[Event]:
         return list(map(TYPES[self.type], *self.columns.values()))
+
+    def frame(self) -> pl.DataFrame:
+        """The fields as columns of polars, form fields aside."""
+        if self.table is not None:
+            return self.table
+        flat = {name: values for name, values in self.columns.items() if name != "fields"}
+        return pl.DataFrame([pl.Series(name, values, _KINDS.get(name, pl.String)) for name, values in flat.items()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +125,11 @@ def _outcomes(
         normal = in_normal_form(schema.record, frame)
         if normal.all():
             taken = [rows[at] for at in whole] if rest else list(rows)
-            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame)))
+            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame), frame))
         else:
             taken = [rows[at] for at in compress(whole, normal)]
-            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame.filter(normal))))
+            kept = frame.filter(normal)
+            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, kept), kept))
             odd = frame.filter(~normal).iter_rows(named=True)
             for at, record in zip(compress(whole, ~normal), odd, strict=True):
                 yield rows[at], parse_avro(schema.record, record)

@@ -23,6 +23,7 @@ _CONCERNED = """
 SELECT DISTINCT id_hash FROM event_checks
 WHERE batch = %(check)s AND id_hash IN (SELECT arrayJoin([id_hash, target_hash]) FROM retraction_targets)
 """
+_ALL_CONCERNED = "SELECT DISTINCT arrayJoin([id_hash, target_hash]) FROM retraction_targets"
 _BESIDE = """
 SELECT DISTINCT arrayJoin([id_hash, target_hash]) FROM retraction_targets WHERE id_hash IN %(hashes)s OR target_hash IN %(hashes)s
 """
@@ -34,9 +35,17 @@ Row = tuple[int, str, str, int, str | None, int]
 
 def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
     """Does all of the above for the events whose arrivals are named by `check`; how many events were decided about."""
-    concerned = [found for (found,) in client.execute(_CONCERNED, {"check": check})]
+    return _settle_hashes(client, client.execute(_CONCERNED, {"check": check}), encode, publish)
+
+
+def settle_all(client: Client, encode: Encode, publish: Publish) -> int:
+    """The same for all events that there are."""
+    return _settle_hashes(client, client.execute(_ALL_CONCERNED), encode, publish)
+
+
+def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish) -> int:
     settled = 0
-    for some in _chunks(concerned):
+    for some in _chunks([id_hash for (id_hash,) in found]):
         events = [event for hashes in _chunks(_closure(client, some)) for event in told(client, hashes)]
         groups = list(connected(events))
         publish(record for group in groups for record in for_cookies(group, encode))

@@ -45,8 +45,8 @@ _SCATTERED = 16
 
 Cookie = tuple[PortalId, Utk]
 View = tuple[Any, ...]
-"""A page view as it is chunked, the values of `_VIEW`: without the fields that are not compared, and those of the cookie; or shortened."""
-_VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
+"""A page view as it is chunked, the values of `VIEW`: without the fields that are not compared, and those of the cookie; or shortened."""
+VIEW = ("event_id", "occurred_at", "url", "title", "referrer", "new_browser_session", "hstc", "hssc", "properties")
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -61,7 +61,7 @@ _decode_session = msgspec.msgpack.Decoder(Session).decode
 _decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
 _decode_chunks = msgspec.msgpack.Decoder(list[Chunk]).decode
 _place = itemgetter(0, 1)
-_view = attrgetter(*_VIEW)
+_view = attrgetter(*VIEW)
 _digest = struct.Struct("q").pack
 
 
@@ -153,7 +153,7 @@ class Visitor(msgspec.Struct, gc=False):
         _, changes = advance(state, events, self.cookie[1], rules.policy, _FOREVER)
         if not changes.events:
             return Written((), (), {}, None, 0)
-        self.last = _packed_session(changes.last)
+        self.last = packed_session(changes.last)
         self.ids += b"".join(_digest(hash(event_id)) for event_id in changes.events if event_id not in state.events)
         self.ids += b"".join(_digest(hash(event.retracts)) for event in events if isinstance(event, Retraction))
         self.oldest = min(self.oldest or _FAR, *(event.occurred_at for event in events))
@@ -161,15 +161,14 @@ class Visitor(msgspec.Struct, gc=False):
 
     def _advance_all(self, events: Sequence[Event], rules: Rules) -> Written:
         """Adds anything."""
-        unpacked = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
-        before = CookieState(_session(self.forgotten), self._unpacked((*unpacked, *map(_decode_chunk, self.newer)), rules.words))
+        before = CookieState(_session(self.forgotten), self.remembered(rules.words))
         state, changes = advance(before, events, self.cookie[1], rules.policy, rules.retention)
         if changes.events or self.last is None:
             self._know(state, rules)
         if not changes.events:
             return Written((), (), {}, None, changes.late)
         if changes.before is not None:
-            self.forgotten = _packed_session(changes.before)
+            self.forgotten = packed_session(changes.before)
         if changes.before is not None or self.end - self.first > _SCATTERED + len(state.events) // 100:
             gone: dict[int, bytes | None] = dict.fromkeys(range(self.first, self.end))
             self.first = self.end
@@ -183,11 +182,11 @@ class Visitor(msgspec.Struct, gc=False):
         activity = activity_in(state.events, self.cookie[1])
         self.oldest = activity[0][0] if activity else Millis(0)
         self.ids = b"".join(_digest(hash(event_id)) for event_id in (*state.events, *_retracted_by(state.events)))
-        before = _packed_session(state.before)
+        before = packed_session(state.before)
         self.older, self.base = (), self.forgotten if before == self.forgotten else before
         self._pack_before(max(0, len(activity) - _NEWER), activity, state.events, rules)
         sessions = fold(activity[-_NEWER:], rules.policy, _session(self.base))
-        self.last = _packed_session(sessions[-1] if sessions else None)
+        self.last = packed_session(sessions[-1] if sessions else None)
 
     def _write(self, events: Mapping[EventId, Kept | None], rules: Rules) -> dict[int, bytes | None]:
         """Some events as further chunks."""
@@ -213,6 +212,11 @@ class Visitor(msgspec.Struct, gc=False):
         numbered: dict[int, bytes | None] = dict(enumerate(chunks, self.end))
         self.end += len(numbered)
         return numbered
+
+    def remembered(self, words: Words) -> dict[EventId, Kept]:
+        """All events that are remembered, unpacked."""
+        older = (chunk for packed in self.older for chunk in _decode_chunks(lz4.block.decompress(packed)))
+        return self._unpacked((*older, *map(_decode_chunk, self.newer)), words)
 
     def _unpacked(self, chunks: Iterable[Chunk], words: Words) -> dict[EventId, Kept]:
         """The events of these chunks."""
@@ -254,7 +258,8 @@ def _session(packed: bytes) -> Session | None:
     return _decode_session(packed) if packed else None
 
 
-def _packed_session(session: Session | None) -> bytes:
+def packed_session(session: Session | None) -> bytes:
+    """A state of the fold as it is written when what came before it is forgotten."""
     return b"" if session is None else _encode(session)
 
 
@@ -280,6 +285,11 @@ def _lengthened(view: View, words: Words) -> View:
     digits = id_.hex()
     id_ = EventId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
     return id_, at, words.text(url), words.text(title), words.text(referrer), *more
+
+
+def encoded_chunks(copies: dict[EventId, tuple[Trace, ...]], views: Sequence[View]) -> Iterator[bytes]:
+    """Some events of a cookie, none of them twice, as they are written."""
+    return _encoded(Chunk(copies, views))
 
 
 def _encoded(chunk: Chunk) -> Iterator[bytes]:

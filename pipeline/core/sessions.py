@@ -234,7 +234,7 @@ def advance(
 def keep(there: Kept | None, new: Event, utk: Utk) -> Kept:
     """What to keep of an event of cookie `utk` with one more copy. The same object if the copy says nothing new."""
     if there is None:
-        if isinstance(new, PageView) and new.utk == utk and len(new.properties or "") <= _LONG_PROPERTIES:
+        if isinstance(new, PageView) and new.utk == utk and len(new.properties or "") <= LONG_PROPERTIES:
             return new
         return (trace(new, KEPT_BY_SESSIONS),)
     traces = (trace(there, KEPT_BY_SESSIONS),) if isinstance(there, PageView) else there
@@ -242,7 +242,7 @@ def keep(there: Kept | None, new: Event, utk: Utk) -> Kept:
     return there if together is traces else together
 
 
-_LONG_PROPERTIES = 256
+LONG_PROPERTIES = 256
 """Characters. Longer ones are kept as a digest, in a trace."""
 
 

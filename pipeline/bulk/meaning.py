@@ -1,0 +1,110 @@
+"""Second stage: what was read -> sessions, contacts, links and owners; in Kafka, with the state of the workers, and in ClickHouse.
+
+Each unit is one partition of a changelog, bucket by bucket; each bucket is a transaction of outputs and items. The offsets applied come
+with the last transaction, so state that is not whole says of no record that it has it. Rows have version 0: all that live
+workers write later about the same thing has a higher offset.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import polars as pl
+
+from pipeline.adapters import derived_rows
+from pipeline.adapters.changelog import Changelog, Output
+from pipeline.agents import identify, sessionize
+from pipeline.agents.identify import EVIDENCE, Portals
+from pipeline.agents.policy_mark import PolicyMark
+from pipeline.agents.visitor import Rules
+from pipeline.agents.words import Words
+from pipeline.bulk import spill
+from pipeline.bulk.crew import report
+from pipeline.bulk.neighbours import Neighbours, batches, commit, neighbours
+from pipeline.bulk.spill import Spill
+from pipeline.bulk.visitors import known
+from pipeline.bulk.workspace import Plan
+from pipeline.core.events import PortalId, Utk
+from pipeline.core.ids import session_id
+from pipeline.core.sessions import Retention
+
+EVIDENCE_ROWS = 50_000
+"""About so much evidence of portals is in memory at once, for each process; a portal with more is in memory as a whole."""
+_INSERT_ROWS = 50_000
+
+
+def sessionize_partition(plan: Plan, partition: int, applied: dict[str, int], messages: int, size: int) -> None:
+    """The cookies of a partition; `applied` are the last offsets of its sources. Reports its share of the raw `messages` and bytes."""
+    settings, buckets = plan.settings, plan.buckets(partition)
+    rules = Rules(plan.policy.sessions, Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie), Words())
+    changelog = Changelog(settings, "sessionize", sessionize.TABLE, partition)
+    changelog.fence()
+    with neighbours(settings) as at:
+        for bucket in range(buckets):
+            rows = spill.read([plan.spill(f"{topic}-{partition}") for topic in sessionize.SOURCES], bucket)
+            if rows is not None:
+                cookies = known(rows, rules, at.registry)
+                _write_sessions(at, changelog, cookies.sessions, cookies.items)
+            report(_share(messages, bucket, buckets), _share(size, bucket, buckets))
+    commit(changelog, [], PolicyMark(plan.policy.sessions, "[sessions]").changes(), applied)
+    changelog.close()
+
+
+def identify_partition(plan: Plan, partition: int, until: int) -> None:
+    """The portals of a partition of `identity-evidence`, which ends at `until`."""
+    settings = plan.settings
+    directory, buckets = plan.spill(f"{EVIDENCE}-{partition}"), 1 + until // EVIDENCE_ROWS
+    spilled = Spill(directory, "portal_id", buckets)
+    changelog = Changelog(settings, "identify", identify.TABLE, partition)
+    changelog.fence()
+    with neighbours(settings) as at:
+        for messages in batches(settings, (EVIDENCE, partition), 0, until):
+            values = [message.value() for message in messages]
+            for batch in at.registry.decode_events(values, EVIDENCE).batches:
+                spilled.write(batch.frame().select("portal_id", pl.Series("value", [values[row] for row in batch.rows], pl.Binary)))
+        for bucket in range(buckets):
+            rows = spill.read([directory], bucket)
+            if rows is not None:
+                _write_portals(at, changelog, rows, Portals(plan.policy.identity, at.registry.encode))
+    commit(changelog, [], PolicyMark(plan.policy.identity, "[identity]").changes(), {EVIDENCE: until - 1})
+    changelog.close()
+
+
+def _share(whole: int, part: int, parts: int) -> int:
+    """The parts together are the whole."""
+    return whole * (part + 1) // parts - whole * part // parts
+
+
+def _write_sessions(at: Neighbours, changelog: Changelog, sessions: pl.DataFrame, items: Mapping[bytes, bytes]) -> None:
+    ids = [
+        session_id(PortalId(portal), Utk(utk), event)
+        for portal, utk, event in sessions.select("portal_id", "utk", "first_event_id").iter_rows()
+    ]
+    sessions = sessions.with_columns(pl.Series("session_id", ids, pl.String)).select(at.registry.fields("session"))
+    values = at.registry.encode_rows("session", sessions.iter_rows())
+    keys = (f"{portal}|{utk}|{id_}".encode() for portal, utk, id_ in sessions.select("portal_id", "utk", "session_id").iter_rows())
+    outputs = [Output("sessions", key, value) for key, value in zip(keys, values, strict=True)]
+    commit(changelog, outputs, dict(items), {})
+    columns = {name: sessions[name].to_list() for name in sessions.columns}
+    at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
+
+
+def _write_portals(at: Neighbours, changelog: Changelog, rows: pl.DataFrame, portals: Portals) -> None:
+    evidence: list[bytes] = rows["value"].unique().to_list()
+    effects = portals.apply([(None, event) for batch in at.registry.decode_events(evidence).batches for event in batch.events()])
+    commit(changelog, effects.outputs, effects.changes, {})
+    for topic, outputs in _by_topic(effects.outputs).items():
+        for first in range(0, len(outputs), _INSERT_ROWS):
+            _insert(at, topic, outputs[first : first + _INSERT_ROWS])
+
+
+def _insert(at: Neighbours, topic: str, outputs: Sequence[Output]) -> None:
+    keys, values = [output.key for output in outputs], [output.value for output in outputs]
+    offsets = [0] * len(outputs)
+    at.clickhouse.call(lambda client: derived_rows.insert(client, topic, keys, values, offsets, at.registry.decode_many))
+
+
+def _by_topic(outputs: Iterable[Output]) -> dict[str, list[Output]]:
+    by_topic: dict[str, list[Output]] = defaultdict(list)
+    for output in outputs:
+        by_topic[output.topic].append(output)
+    return by_topic

@@ -1,0 +1,49 @@
+"""Rows on disk between two stages, divided into buckets by their key, so that whoever reads a bucket has all that concerns its keys.
+
+A writer has a directory of its own with one file per bucket; a file is a sequence of blocks: length (8 bytes), Arrow IPC stream in LZ4.
+"""
+
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+_LENGTH_BYTES = 8
+
+
+class Spill:
+    """What one unit of work writes; what an earlier attempt has left is gone. `key` is the column that decides on the bucket."""
+
+    def __init__(self, directory: Path, key: str, buckets: int) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._bucket = (pl.col(key).hash() % buckets).alias("bucket")
+
+    def write(self, rows: pl.DataFrame) -> None:
+        for (bucket,), part in rows.with_columns(self._bucket).partition_by("bucket", as_dict=True, include_key=False).items():
+            block = io.BytesIO()
+            part.write_ipc_stream(block, compression="lz4")
+            with _file(self._directory, bucket).open("ab") as file:
+                file.write(len(block.getbuffer()).to_bytes(_LENGTH_BYTES))
+                file.write(block.getbuffer())
+
+
+def read(directories: Iterable[Path], bucket: int) -> pl.DataFrame | None:
+    """All rows of a bucket; None if there are none."""
+    blocks = [block for directory in directories for block in _blocks(_file(directory, bucket))]
+    return pl.concat(blocks, rechunk=True) if blocks else None
+
+
+def _blocks(path: Path) -> Iterator[pl.DataFrame]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        while length := file.read(_LENGTH_BYTES):
+            yield pl.read_ipc_stream(io.BytesIO(file.read(int.from_bytes(length))))
+
+
+def _file(directory: Path, bucket: int) -> Path:
+    return directory / f"{bucket}.blocks"
