@@ -101,6 +101,8 @@ def status(status: "Status", *, as_json: bool) -> None:
         print(f"refused by {name}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
     if not status.refused:
         print("refused: nothing")
+    if status.retracted:
+        print(f"retracted: {status.retracted} events (view retracted_events)")
 
 
 def letter_stats(stats: Sequence["Stat"], *, as_json: bool) -> None:

@@ -20,13 +20,10 @@ from pipeline.core.events import EventId, PortalId, Retraction
 from pipeline.core.retractions import retracted
 
 _CONCERNED = """
-SELECT DISTINCT id_hash FROM event_checks
-WHERE batch = %(check)s AND id_hash IN (SELECT arrayJoin([id_hash, target_hash]) FROM retraction_targets)
+SELECT DISTINCT id_hash FROM retraction_pairs WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
 """
-_ALL_CONCERNED = "SELECT DISTINCT arrayJoin([id_hash, target_hash]) FROM retraction_targets"
-_BESIDE = """
-SELECT DISTINCT arrayJoin([id_hash, target_hash]) FROM retraction_targets WHERE id_hash IN %(hashes)s OR target_hash IN %(hashes)s
-"""
+_ALL_CONCERNED = "SELECT DISTINCT id_hash FROM retraction_pairs"
+_BESIDE = "SELECT DISTINCT beside FROM retraction_pairs WHERE id_hash IN %(hashes)s"
 _COLUMNS = ("portal_id", "utk", "event_id", "retracted", "retracted_by", "version")
 
 Row = tuple[int, str, str, int, str | None, int]

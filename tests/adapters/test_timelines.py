@@ -14,7 +14,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.resolve import Resolution
 from pipeline.settings import Settings
 from tests.adapters.test_views import know
-from tests.builders import HOUR, START, event_id, form_submission, page_view, utk
+from tests.builders import HOUR, START, contact_merge, event_id, form_submission, page_view, retraction, utk
 
 VIEW = page_view(1, at=START, title="Home")
 FORM = form_submission(2, at=START + 1, email="old@x.io")
@@ -43,6 +43,22 @@ def test_a_contact_is_found_by_id_by_address_and_by_a_former_address(settings: S
     ]
     assert [ids(timeline) for timeline in found] == [[event_id(1), event_id(2), event_id(3)]] * 3
     assert found[2].about == (f"new@x.io, formerly old@x.io, contact {contact}",)
+
+
+def test_a_contact_that_was_merged_is_shown_as_the_other(settings: Settings, meaning: Resolution) -> None:
+    """By its id, and by its address, which is a former one of the other's now; a retracted event is in neither timeline."""
+    client = clickhouse.connect(settings)
+    merge = contact_merge(7, portal=3, at=START + 2, primary="a@x.io", secondary="b@x.io")
+    forms = [form_submission(n, portal=3, at=START, utk=name, email=f"{name}@x.io") for n, name in ((5, "a"), (6, "b"))]
+    gone = [page_view(8, portal=3, utk="b", at=START), retraction(9, portal=3, retracts=8, at=START + 1)]
+    known = know(client, Registry(Settings()), *forms, merge, *gone, check=2)
+    client.disconnect()
+    merged = next(contact for contact in known.contacts if contact.merged_into)
+    for asked in ({"email": "b@x.io"}, {"contact": merged.contact_id}, {"email": "a@x.io"}):
+        shown = timelines.timeline(settings, 3, **asked)
+        assert ids(shown) == [event_id(5), event_id(6), event_id(7)]
+        assert shown.about == (f"a@x.io, formerly b@x.io, contact {merged.merged_into}",)
+        assert timelines.what(shown.entries[-1]) == "b@x.io turned out to be a@x.io"
 
 
 def test_a_cookie_shows_its_whole_history_with_its_owners(settings: Settings, meaning: Resolution) -> None:

@@ -68,9 +68,9 @@ def arrive(client: Client, registry: Registry, events: Iterable[Event], check: i
     return published
 
 
-def know(client: Client, registry: Registry, *events: Event) -> Resolution:
+def know(client: Client, registry: Registry, *events: Event, check: int = 1) -> Resolution:
     """Events, and what they mean."""
-    arrive(client, registry, events)
+    arrive(client, registry, events, check)
     resolution = resolve_events([merge(copies).event for copies in by_id(events)], Policy())
     write_meaning(client, registry, resolution)
     return resolution

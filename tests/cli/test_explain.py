@@ -7,9 +7,11 @@ import pytest
 
 from pipeline.adapters import clickhouse
 from pipeline.adapters.avro import Registry
+from pipeline.core.events import PortalId
+from pipeline.core.ids import contact_id
 from pipeline.settings import Settings
 from tests.adapters.test_views import know
-from tests.builders import HOUR, START, event_id, form_submission, page_view, utk
+from tests.builders import HOUR, START, contact_merge, event_id, form_submission, page_view, retraction, utk
 from tests.cli.conftest import Ended, Run
 
 EVENTS = (
@@ -60,6 +62,65 @@ def test_a_cookie_and_its_contact_as_json(explain: Callable[..., Ended]) -> None
     contact = json.loads(explain("--contact", owners[1], "--json").out)
     assert contact["now"]["contact"]["email"] == "b@x.io"
     assert {entry["utk"] for entry in contact["now"]["links"]} == {utk("a"), utk("b")}
+
+
+UNDONE = (
+    form_submission(11, at=START, portal=3, utk="n"),
+    form_submission(12, at=START + 1, portal=3, utk="x", email="a@x.io"),
+    form_submission(13, at=START + 2, portal=3, utk="n", email="a@x.io"),
+    form_submission(14, at=START + 3, portal=3, utk="y", email="b@x.io"),
+    contact_merge(15, at=START + 4, portal=3),
+    form_submission(16, at=START + 5, portal=3, utk="x", email="wrong@x.io"),
+    retraction(17, at=START + 6, portal=3, retracts=16),
+    page_view(18, at=START, portal=3, utk="x"),
+    retraction(19, at=START + 6, portal=3, retracts=18),
+)
+
+
+@pytest.fixture
+def undone(settings: Settings, explain: Callable[..., Ended]) -> Callable[..., Ended]:
+    """The same in a portal where contacts were merged and events retracted."""
+    client = clickhouse.connect(settings)
+    know(client, Registry(Settings()), *UNDONE, check=2)
+    client.disconnect()
+    return lambda *arguments: explain("--portal", "3", *arguments)
+
+
+def test_retractions_merges_and_absorbed_contacts_are_steps_of_the_chain(undone: Callable[..., Ended]) -> None:
+    """In words and as JSON, each at its place."""
+    told = undone("--utk", utk("x")).out
+    assert f"retraction {event_id(17)}: form_submission {event_id(16)} of 2023-11-14 22:13:20 never happened" in told
+    assert f"contact_merge {event_id(15)}: the other contact is this one (merge.merged)" in told
+    chain = json.loads(undone("--utk", utk("n"), "--json").out)["now"]["chain"]
+    assert [step["rule"] for step in chain] == [
+        "form.new_without_email", "form.new_contact", "form.known_email", "merge.merged",
+    ]  # fmt: skip
+    person = chain[1]["contact_id"]
+    absorbed, merged = ([c["after"]["merged_into"] for c in step["contacts"]] for step in chain[2:])
+    assert person in absorbed
+    assert person in merged
+    cookie = json.loads(undone("--utk", utk("x"), "--json").out)["now"]["chain"]
+    assert cookie[-1] == {
+        "retraction": {"at": START + 6, "event_id": event_id(17)},
+        "retracted": {"at": START + 5, "event_id": event_id(16), "kind": "form_submission"},
+    }
+    assert f"merged contact {chain[0]['contact_id']} into a@x.io" in undone("--utk", utk("n")).out
+    kept = undone("--utk", utk("n"), "--set", "identity.anonymous_contact=keep").out.partition("With")[2]
+    assert f"merged contact {chain[0]['contact_id']}" not in kept
+
+
+def test_an_event_that_was_retracted_says_by_what(undone: Callable[..., Ended]) -> None:
+    lines = undone("--event", event_id(18)).out.splitlines()
+    assert lines[0].endswith(f"does not count: it was retracted at 2023-11-14 22:13:20, by {event_id(19)}")
+    told = json.loads(undone("--event", event_id(18), "--json").out)["now"]
+    assert (told["owner"], told["retracted_by"]) == (None, event_id(19))
+
+
+def test_a_contact_that_was_merged_says_into_whom(undone: Callable[..., Ended]) -> None:
+    merged = contact_id(PortalId(3), "b@x.io", 0)
+    told = undone("--contact", merged).out
+    assert "merged into a@x.io" in told
+    assert f"merged b@x.io ({merged}) into a@x.io" in told
 
 
 def test_what_is_not_there(explain: Callable[..., Ended]) -> None:

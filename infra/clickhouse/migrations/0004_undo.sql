@@ -39,21 +39,28 @@ SELECT
     kafka_partition, kafka_offset
 FROM event_arrivals;
 
--- Which event names which, by the hashes of `event_copies`.
-CREATE TABLE IF NOT EXISTS retraction_targets
+-- Which events a retraction connects, in any copy, by the hashes of `event_copies`; each pair stands in it both ways.
+CREATE TABLE IF NOT EXISTS retraction_pairs
 (
-    `target_hash` UInt64 COMMENT 'sipHash64(portal_id, event_id) of the event that is named',
-    `id_hash` UInt64 COMMENT 'sipHash64(portal_id, event_id) of the retraction'
+    `id_hash` UInt64 COMMENT 'sipHash64(portal_id, event_id) of one of the two',
+    `beside` UInt64 COMMENT 'sipHash64(portal_id, event_id) of the other'
 )
 ENGINE = ReplacingMergeTree
-ORDER BY (target_hash, id_hash)
+ORDER BY (id_hash, beside)
 SETTINGS index_granularity = 1024
-COMMENT 'What retracts what, in any copy';
+COMMENT 'Retractions and the events that they name';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS event_rows_to_retraction_targets TO retraction_targets AS
-SELECT sipHash64(portal_id, toUUIDOrZero(retracts)) AS target_hash, sipHash64(portal_id, event_id) AS id_hash
-FROM event_rows
-WHERE type = 'retraction' AND version = 1;
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_rows_to_retraction_pairs TO retraction_pairs AS
+SELECT pair.1 AS id_hash, pair.2 AS beside
+FROM
+(
+    SELECT
+        sipHash64(portal_id, event_id) AS itself,
+        sipHash64(portal_id, toUUIDOrZero(retracts)) AS named,
+        arrayJoin([(itself, named), (named, itself)]) AS pair
+    FROM event_rows
+    WHERE type = 'retraction' AND version = 1
+);
 
 CREATE TABLE IF NOT EXISTS retracted_rows
 (
