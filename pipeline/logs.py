@@ -12,7 +12,7 @@ import structlog
 
 from pipeline.settings import Log
 
-_CHATTY = ("faust", "mode", "aiokafka", "clickhouse_driver", "asyncio", "pipeline")
+_CHATTY = ("faust", "mode", "aiokafka", "clickhouse_driver", "asyncio", "httpx", "pipeline")
 """Libraries that say too much at info: only warnings and worse are shown. Faust's services log under the module of their class, so ours."""
 
 

@@ -164,7 +164,9 @@ class Recorder:
             raise damage
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
-        if error.fatal() or error.code() in _NOT_ALLOWED:
+        if (ended := kafka.ended(self._settings, error)) is not None:
+            raise ended
+        if error.code() in _NOT_ALLOWED:
             raise kafka.user_error(self._settings, error)
         self._complaints.say("waiting for Kafka", error=error.str())
 
@@ -274,6 +276,8 @@ class Recorder:
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as exception:
+            if (ended := kafka.ended(self._settings, exception.args[0])) is not None:
+                raise ended from None
             self._complaints.say("offsets not committed, trying again", error=exception.args[0].str())
             return
         for (topic, partition), offset in self._written.items():

@@ -128,6 +128,16 @@ def user_error(settings: Settings, error: KafkaError) -> UserError:
     )
 
 
+def ended(settings: Settings, error: KafkaError) -> UserError | None:
+    """What to say of an error after which a consumer of librdkafka is dead and says no more; None if it lives."""
+    if not error.fatal() and error.code() != KafkaError._FATAL:  # noqa: SLF001 - its public name
+        return None
+    return UserError(
+        f"Kafka has ended our membership of the group: {error.str()}. Starting again mends it, unless two processes of a part have "
+        f"one worker.instance ({settings.worker.instance!r}): then give each its own."
+    )
+
+
 def damage(message: Message) -> DamagedError | None:
     """What to say of an error that tells of a damaged record; None if it tells of something else."""
     error = message.error()

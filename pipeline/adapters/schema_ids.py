@@ -3,7 +3,6 @@
 A registry that does not answer is waited for, with a line in the log; a record is never refused because of that.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,7 +21,6 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _Answer = TypeVar("_Answer")
 
 log = logger("registry")
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
 
 
 class RegistryIds:

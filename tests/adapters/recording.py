@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, but left out of __all__
 
 from pipeline import record
 from pipeline.adapters import kafka
@@ -99,11 +100,12 @@ def caught_up(settings: Settings) -> None:
 
 
 def _ends(settings: Settings, topics: Sequence[str]) -> tuple[Consumer, list[tuple[TopicPartition, int]]]:
-    consumer = kafka.consumer(settings, record.PART)
     places = [
         TopicPartition(kafka.topic_name(settings, topic), number) for topic in topics for number in range(load_topics()[topic].partitions)
     ]
-    return consumer, [(place, consumer.get_watermark_offsets(place, timeout=10)[1]) for place in places]
+    admin = kafka.admin(settings)
+    answers = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=10)  # type: ignore[no-untyped-call]
+    return kafka.consumer(settings, record.PART), [(place, answer.result().offset) for place, answer in answers.items()]
 
 
 class Gate:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.adapters.pending import FLUSH_BYTES, FLUSH_ROWS, Pending
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.policy import Policy
+from pipeline.errors import UserError
 from pipeline.record import Recorder
 from pipeline.resolve import resolve_events
 from pipeline.settings import DeadLetters, Settings, Worker
@@ -247,8 +249,8 @@ def test_commits_say_when_they_were_made(ready: Settings, registry: Registry) ->
 
 def test_a_derived_record_that_cannot_be_read_is_a_bug_and_ends_the_process(ready: Settings) -> None:
     publish(ready, [("sessions", b"1|a|b", b"\x00\x00\x00\x00\x07damaged")])
-    with pytest.raises(UnreadableError), recording(ready):
-        time.sleep(8)
+    with pytest.raises(UnreadableError), recording(ready) as recorder:
+        until_ended(recorder)
 
 
 def test_records_that_were_deleted_unread_stop_us_until_that_is_allowed(ready: Settings, registry: Registry) -> None:
@@ -270,10 +272,7 @@ def test_a_raw_topic_that_was_made_anew_is_recorded_from_its_beginning(ready: Se
     commit(ready, "page-views", 1_000)
     publish(ready, raw(registry, page_view(1)))
     with recording(ready):
-        deadline = time.monotonic() + 40
-        while ask(ready, "SELECT count() FROM events") != [(1,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
 
 
 def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
@@ -281,6 +280,13 @@ def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
     commit(ready, "sessions", 1_000)
     with pytest.raises(MadeAnewError, match=r"sessions\[.\] ends at offset 0, and record has come to 1,000"), recording(ready) as recorder:
         until_ended(recorder)
+
+
+def test_a_recorder_whose_name_another_has_taken_ends(ready: Settings) -> None:
+    """Kafka's client is dead then and says nothing more: waiting would be for ever."""
+    named = ready.model_copy(update={"worker": Worker(instance="a")})
+    with pytest.raises(UserError, match=r"ended our membership of the group.*worker.instance \('a'\)"), recording(named) as first:
+        until_another_ends(first, named)
 
 
 def commit(settings: Settings, topic: str, offset: int) -> str:
@@ -304,16 +310,29 @@ def delete_before(settings: Settings, place: TopicPartition) -> None:
     admin.delete_records([place])[place].result(timeout=30)
 
 
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 40
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def until_another_ends(first: Recorder, settings: Settings) -> None:
+    """By beginning under its name."""
+    until(first._consumer.assignment)
+    with recording(settings):
+        until_ended(first)
+
+
 def until_ended(recorder: Recorder) -> None:
-    """Its consumer is closed then."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    def is_closed() -> bool:
         try:
             recorder._consumer.assignment()
         except RuntimeError:
-            return
-        time.sleep(0.1)
-    pytest.fail("the recorder did not end")
+            return True
+        return False
+
+    until(is_closed)
 
 
 def test_a_flood_of_refused_records_stops_us_before_it_is_buried(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "FAULT_MARK"
+PLANTED = "an exception that was planted"
 
 Fault = Callable[[], None]
 
@@ -28,7 +29,7 @@ def stall() -> None:
 
 
 def fail() -> None:
-    raise RuntimeError("a bug that was planted")
+    raise RuntimeError(PLANTED)
 
 
 def once(fault: Fault) -> Fault:

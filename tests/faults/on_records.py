@@ -41,18 +41,18 @@ def duplicates(system: System) -> None:
 
 
 def late(system: System) -> None:
-    """An hour and 25 hours late: in their sessions. 30 days, beyond the retention: stored, shown, counted, and in no session."""
+    """An hour and 25 hours late: in their sessions. 30 days, before what is forgotten: stored, shown, counted, and in no session."""
     registry = Registry(system.settings)
-    cookie = f"late-{system.rng.random()}"
+    cookie = f"late-{system.rng.randrange(1_000_000)}"
     number = 800_000 + system.rng.randrange(90_000)
     now = START + 40 * DAY
-    for back, event_number in ((0, number), (HOUR, number + 1), (25 * HOUR, number + 2)):
-        event = page_view(event_number, utk=cookie, at=now - back)
+    for after, back in enumerate((30 * DAY, 0, HOUR, 25 * HOUR)):
+        event = page_view(number + after, utk=cookie, at=now - back)
         _produce(system, registry, event)
         system.ledger.append(event)
     system.settle()
     before = _late(system)
-    event = page_view(number + 3, utk=cookie, at=now - 30 * DAY)
+    event = page_view(number + 4, utk=cookie, at=now - 30 * DAY - HOUR)
     _produce(system, registry, event)
     system.too_late.append(event)
     until(lambda: _late(system) == before + 1, 60)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from tests.faults.fail_points import EXCEPTION_AS_LONG_AS, EXCEPTION_ONCE, KILLED_AT, MARK, STALLED
+from tests.faults.fail_points import EXCEPTION_AS_LONG_AS, EXCEPTION_ONCE, KILLED_AT, MARK, PLANTED, STALLED
 from tests.faults.system import PER_KIND, System, until
 
 Fault = Callable[[System], None]
@@ -69,8 +69,7 @@ def an_exception_once(system: System) -> None:
         system.end(worker)
         marks.append(system.mark())
         system.start(kind, worker.instance, EXCEPTION_ONCE, marks[-1])
-    for mark in marks:
-        until(mark.exists, 90)
+    system.publish_until(lambda: all(mark.exists() for mark in marks))
     ended = [worker for worker in system.workers if worker.planted]
     until(lambda: not any(worker.is_alive() for worker in ended), 30)
     assert {worker.wait(0) for worker in ended} == {1}
@@ -94,8 +93,10 @@ def an_exception_always(system: System) -> None:
         )
     try:
         for kind in ROLES:
-            until(lambda: all(f"name={kind}-0 restart_in_s={pause}" in _plain(log.read_text()) for pause in ("1.0", "2.0")), 90)  # noqa: B023
-        assert "a bug that was planted" in log.read_text()
+            system.publish_until(
+                lambda: all(f"name={kind}-0 part=run restart_in_s={pause}" in _plain(log.read_text()) for pause in ("1.0", "2.0"))
+            )  # noqa: B023
+        assert PLANTED in log.read_text()
         bug.unlink()
         system.settle()
     finally:

@@ -26,11 +26,12 @@ from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy
 from pipeline.publish import publish
 from pipeline.resolve import resolve_events
-from pipeline.settings import Settings
+from pipeline.settings import SchemaRegistry, Settings
 from tests.adapters.recording import Gate
 from tests.adapters.test_schema_ids import FakeRegistry
+from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
-from tests.faults.fail_points import MARK
+from tests.faults.fail_points import MARK, PLANTED
 
 PER_KIND = 2
 SLICE = 150
@@ -84,7 +85,7 @@ class Worker:
 class System:
     """Servers, workers and the ledger. Faults act on it, `check` says whether anything was lost or doubled."""
 
-    def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None) -> None:
+    def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None, settings: Settings | None) -> None:
         self.directory = directory
         self._bug = bug
         self._servers = servers
@@ -97,8 +98,9 @@ class System:
         self.too_late: list[Event] = []
         """Events that came after the retention of their cookie's sessions: they are in no session."""
         self.workers: list[Worker] = []
+        self._publishing = threading.Lock()
         self.registry = servers.enter_context(_registry())
-        self.settings = self._start_servers()
+        self.settings = self._with_registry(settings or self._start_servers())
         """What the test itself uses; workers come to ClickHouse through the gate."""
         self.gate = Gate(self.settings.clickhouse.host, self.settings.clickhouse.port)
         self.gate.open()
@@ -110,7 +112,10 @@ class System:
         """Whichever does not run, on its old data."""
         found = self._servers.enter_context(embedded(self.directory / "servers"))
         self.pids = dict(found.pids)
-        return _settings(found, self.directory, self.registry)
+        return _settings(found)
+
+    def _with_registry(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"schema_registry": SchemaRegistry(url=self.registry.url), "data_dir": self.directory})
 
     def kill_server(self, name: str, away_s: float) -> None:
         """Kill -9, and after a while it is there again with what it has on disk."""
@@ -153,13 +158,22 @@ class System:
             planted.append((self.start(kind, victim.instance, points[kind], mark := self.mark()), mark))
         more = [self.start(kind) for kind in points] if joined else []
         for worker, mark in planted:
-            until(mark.exists, 90)
+            self.publish_until(mark.exists)
             time.sleep(1.5)
             worker.kill()
             self.end(worker)
             self.start(worker.kind, worker.instance)
         for worker in more:
             self.terminate(worker)
+
+    def publish_until(self, true: Callable[[], bool]) -> None:
+        """Further copies of known events, most of which contradict them, so that every part has something to do."""
+
+        def published() -> bool:
+            self._publish(collisions(40, self.rng.randrange(1_000_000)))
+            return true()
+
+        until(lambda: true() or published(), HEALED_S)
 
     def terminate(self, worker: Worker) -> None:
         """By SIGTERM, for good: it drains in time, with exit code 0."""
@@ -217,15 +231,16 @@ class System:
     def _publish(self, lines: Sequence[bytes]) -> None:
         """As often as it takes: whoever publishes waits for Kafka, and sends again what was not acknowledged."""
         file = self.directory / "events.jsonl"
-        file.write_bytes(b"\n".join(lines))
         deadline = time.monotonic() + HEALED_S
-        while True:
-            try:
-                publish(self.settings, file, accepted=self.ledger.append)
-                return
-            except kafka.AwayError:
-                if time.monotonic() > deadline:
-                    raise
+        with self._publishing:
+            file.write_bytes(b"\n".join(lines))
+            while True:
+                try:
+                    publish(self.settings, file, accepted=self.ledger.append)
+                    return
+                except kafka.AwayError:
+                    if time.monotonic() > deadline:
+                        raise
 
     def produce(self, topic: str, key: bytes | None, values: Sequence[bytes | None]) -> None:
         """Records as somebody else may write them."""
@@ -237,13 +252,13 @@ class System:
     def check(self) -> None:
         """ClickHouse is what the ledger means, and what was accepted is either stored or failed, once."""
         self.settle()
-        dead = [worker.kind for worker in self.workers if not worker.is_alive()]
-        assert not dead, f"{dead} ended\n{self.log.read_text()[-4000:]}"
+        said = self.log.read_text()
+        assert said.count("this is a bug") + said.count("a bug in the pipeline") == said.count(PLANTED), said[-4000:]
         self.compare()
 
     def settle(self) -> None:
-        """Returns when every part has read everything; whoever dies meanwhile is started again."""
-        behind = catching_up.wait(self.settings, HEALED_S, self.restart_if_dead if self._bug else lambda: None)
+        """Returns when every part has read everything; whoever dies meanwhile is started again, as by a supervisor."""
+        behind = catching_up.wait(self.settings, HEALED_S, self.restart_if_dead)
         if behind is not None:
             pytest.fail(f"{behind}\n{self.log.read_text()[-4000:]}")
 
@@ -287,23 +302,21 @@ def _registry() -> Iterator[FakeRegistry]:
     server.server_close()
 
 
-def _settings(servers: Servers, directory: Path, registry: FakeRegistry) -> Settings:
+def _settings(servers: Servers) -> Settings:
     at = servers.clickhouse
     return Settings.model_validate(
         {
             "kafka": {"bootstrap_servers": servers.kafka.bootstrap_servers},
             "clickhouse": {"host": at.host, "port": at.port, "user": at.user, "password": at.password},
-            "schema_registry": {"url": registry.url},
-            "data_dir": directory,
         }
     )
 
 
 @contextmanager
-def whole_system(seed: int, bug: str | None = None, per_kind: int = PER_KIND) -> Iterator[System]:
-    """Fresh servers with data on disk, and so many workers of each part, with a bug of `planted.py` if one is named."""
+def whole_system(seed: int, bug: str | None = None, per_kind: int = PER_KIND, settings: Settings | None = None) -> Iterator[System]:
+    """So many workers of each part, with a bug of `planted.py` if one is named, on fresh servers if none are given by `settings`."""
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch, ExitStack() as servers:
-        system = System(Path(scratch), servers, random.Random(seed), bug)
+        system = System(Path(scratch), servers, random.Random(seed), bug, settings)
         try:
             for kind in ROLES:
                 for number in range(per_kind):

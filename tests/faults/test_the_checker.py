@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.settings import Settings
 from tests.builders import MINUTE, START, line, page_view
 from tests.end_to_end.collisions import collisions
 from tests.faults.planted import BUGS
@@ -15,8 +16,8 @@ LINES = 1_500
 
 
 @pytest.fixture
-def system(request: pytest.FixtureRequest) -> Iterator[System]:
-    with whole_system(SEED, bug=request.param, per_kind=1) as whole:
+def system(request: pytest.FixtureRequest, settings: Settings) -> Iterator[System]:
+    with whole_system(SEED, bug=request.param, per_kind=1, settings=settings) as whole:
         yield whole
 
 
