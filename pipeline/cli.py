@@ -333,6 +333,32 @@ def replay_status(json: Json = False) -> None:
     printing.generations(overview(_settings()), as_json=json)
 
 
+@replay_app.command("diff")
+def replay_diff(
+    generation: Annotated[int | None, typer.Argument(min=1, help="Generation; otherwise the newest other one.")] = None,
+    with_: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE.jsonl",
+            help="Instead: what these events, which are not published yet, would change in what readers see.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell what a switch would change for readers: contacts, links, sessions, and whose events are, by rule, with examples."""
+    if generation is not None and with_ is not None:
+        raise UsageError("name a generation or --with, not both")
+    from pipeline.replay import diff, printing, what_if
+
+    if with_ is None:
+        printing.diff(diff.diff(_settings(), generation), as_json=json)
+    else:
+        printing.what_if(what_if.what_if(_settings(), with_), as_json=json)
+
+
 @replay_app.command("switch")
 def switch_generation(
     generation: Annotated[int | None, typer.Argument(min=1, help="Generation; otherwise the newest other one.")] = None,

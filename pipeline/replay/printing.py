@@ -1,6 +1,7 @@
 """What `replay` prints: text for people, or JSON. Data goes to stdout, progress to stderr."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -8,10 +9,13 @@ from rich import progress as progress_bar
 from rich.console import Console
 
 from pipeline.output import moment, print_json, print_table
+from pipeline.replay.changes import Changes, Example
+from pipeline.replay.diff import Diff
 from pipeline.replay.estimate import Estimate
 from pipeline.replay.overview import Described
 from pipeline.replay.registry import Generation
 from pipeline.replay.start import Begun, Progress
+from pipeline.replay.what_if import WhatIf
 
 
 @contextmanager
@@ -114,6 +118,50 @@ def generations(shown: Sequence[Described], *, as_json: bool) -> None:
     )
     columns = ("#generation", "readers", "state", "built", "#behind", "#processes", "#events", "#contacts", "#sessions", "policy")
     print_table(columns, rows)
+
+
+def diff(found: Diff, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print(f"from generation {found.before}, which readers see, to generation {found.after}:")
+    for number, words in found.behind.items():
+        print(f"  generation {number} has not caught up, so that some of this is only not there yet: {words}")
+    if found.since is not None:
+        print(f"  generation {found.after} knows only what was published from {moment(found.since)} on: all before that is gone from it")
+    _changes(found.changes)
+
+
+def what_if(found: WhatIf, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    refused = f" ({found.refused} lines are no events)" if found.refused else ""
+    print(f"{found.events} events{refused}, if they were published, in generation {found.generation}, which readers see:")
+    _changes(found.changes)
+
+
+def _changes(changes: Changes) -> None:
+    for name, groups in changes.items():
+        counts = Counter[str]()
+        for group in groups:
+            counts[group.what] += group.count
+        said = ", ".join(f"{counts[what]:,} {what}" for what in ("new", "gone", "changed") if counts[what])
+        print(f"{'events by owner' if name == 'events' else name}: {said or 'no change'}")
+        for group in groups:
+            rules = " -> ".join(dict.fromkeys(rule for rule in (group.rule_before, group.rule_after) if rule))
+            print(f"  {group.count:,} {group.what}{f', {rules}' if rules else ''}; such as")
+            for example in group.examples:
+                print(f"    {_example(example)}")
+
+
+def _example(example: Example) -> str:
+    """The key, and each field that differs."""
+    before, after = example.before or {}, example.after or {}
+    key = " ".join(str(value) for value in example.key.values())
+    if not (before and after):
+        return f"{key}: " + ", ".join(f"{name} {value}" for name, value in (before or after).items() if value not in (None, []))
+    return f"{key}: " + ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name])
 
 
 def _state(each: Described) -> str:

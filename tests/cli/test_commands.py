@@ -47,7 +47,7 @@ def events(tmp_path: Path) -> Path:
         ["topics", "create"],
         ["topics", "check"],
         *(["dead-letters", name] for name in ("stats", "list", "show", "requeue")),
-        *(["replay", name] for name in ("start", "status", "switch", "drop")),
+        *(["replay", name] for name in ("start", "status", "diff", "switch", "drop")),
     ],
 )
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
