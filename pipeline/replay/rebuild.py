@@ -29,6 +29,7 @@ Progress = Callable[[int], None]
 
 _LOOK_EVERY_S = 1.0
 _COMMIT_S = 30.0
+_RETENTION_MS = 1000 * 365 * 86_400_000
 _FOREVER_S = 10 * 365 * 86_400.0
 
 
@@ -39,10 +40,13 @@ def rebuild(
     progress: Progress,
     begin: Mapping[Place, int] = MappingProxyType({}),
 ) -> None:
-    """By the generation's own parts, which read the log as they read all that comes; they end when they have come to its end."""
+    """By the generation's own parts, which read the log as they read all that comes; they end when they have come to its end.
+
+    They forget no cookie meanwhile: they read topics side by side at whatever pace, and what once came too late is set right.
+    """
     _begin_at(settings, begin)
     log = settings.data_dir.absolute() / "generations" / f"{settings.database}.log"
-    with _parts(settings, log) as are_alive:
+    with _parts(_forgetting_nothing(settings), log) as are_alive:
         look = _Look(settings, until, begin, progress)
 
         def meanwhile() -> None:
@@ -52,6 +56,10 @@ def rebuild(
 
         while catching_up.wait(settings, _FOREVER_S, meanwhile):
             pass
+
+
+def _forgetting_nothing(settings: Settings) -> Settings:
+    return settings.model_copy(update={"sessions": settings.sessions.model_copy(update={"retention": _RETENTION_MS})})
 
 
 class _Look:

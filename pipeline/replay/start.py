@@ -4,16 +4,19 @@ What is to be done is fixed first, in the registry: the policy, where the raw to
 at a time. Whatever arrives meanwhile is read afterwards by its parts, as by those of the generations before.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 
-from pipeline.adapters import topics
+from pipeline.adapters import clickhouse, patience, topics
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.lag import Place, Readings
+from pipeline.logs import logger
 from pipeline.policy_file import as_toml, load_policy
 from pipeline.replay import registry, views
 from pipeline.replay.rebuild import rebuild
@@ -21,6 +24,8 @@ from pipeline.replay.registry import About, Generation, Offsets, State
 from pipeline.settings import Settings
 
 TELL_EVERY_S = 2.0
+
+log = logger("replay")
 
 Begun = Callable[[Generation, bool], None]
 """Called when it is known what is to be done, and whether it goes on from an earlier start."""
@@ -115,12 +120,19 @@ class _Teller:
     def __call__(self, done: int) -> None:
         self._progress(done)
         if time.monotonic() - self._told_at >= TELL_EVERY_S:
-            self._tell(self._generation.state, done=done)
+            with suppress(clickhouse.AwayError):  # it is told the next time
+                self._tell(self._generation.state, done=done)
 
     def ended(self) -> Generation:
         """From now on the generation follows the raw topics."""
-        self._progress(self._generation.about.records)
-        self._tell(State.FOLLOWING, done=self._generation.about.records, built_at=registry.now_ms(), builder="")
+        records = self._generation.about.records
+        self._progress(records)
+        patience.until_there(
+            lambda: self._tell(State.FOLLOWING, done=records, built_at=registry.now_ms(), builder=""),
+            clickhouse.AwayError,
+            threading.Event(),
+            patience.Complaints(log),
+        )
         return self._generation
 
     def _tell(self, state: State, **about: object) -> None:

@@ -22,6 +22,7 @@ from pipeline.replay.registry import State
 from pipeline.resolve import Resolution, resolve_lines
 from pipeline.settings import Settings
 from tests.adapters.test_views import VIEWS
+from tests.builders import DAY, START, line, page_view
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.end_to_end.running import caught_up, command, running
@@ -131,8 +132,9 @@ def kafka_records(settings: Settings, topic: str) -> int:
 
 @pytest.mark.timeout(400)
 def test_a_replay_that_was_killed_goes_on(settings: Settings, tmp_path: Path) -> None:
-    """One at a time; a second start after kill -9 says that it goes on, and comes to the end; its result is that of `resolve`."""
-    lines = collisions(3 * EVENTS, seed=6)
+    """One at a time; a second start after kill -9 says that it goes on, and comes to what `resolve` says, of very late events too."""
+    late = [line(page_view(100_000 + n, at=START - 30 * DAY, portal=1 + n % 3, utk=f"cookie-{n}")) for n in range(60)]
+    lines = [*collisions(3 * EVENTS, seed=6), *late]
     published(settings, tmp_path / "events.jsonl", lines)
     start = [sys.executable, "-m", "pipeline", "replay", "start", "--set", OTHER[0], "--set", OTHER[1]]
     with subprocess.Popen(start, env={**os.environ, **settings.environment()}, stderr=subprocess.DEVNULL) as killed:
