@@ -174,6 +174,7 @@ def status(
             min=0, metavar="SECONDS", help="Wait until everything published before now is in ClickHouse; exit code 1 if it takes longer."
         ),
     ] = None,
+    generation: Annotated[int | None, typer.Option(min=1, help="Generation (see `replay`); otherwise the one that readers see.")] = None,
     json: Json = False,
 ) -> None:
     """Print how far each part is behind, its last commit, and what was refused."""
@@ -181,7 +182,8 @@ def status(
     from pipeline import status as reading
     from pipeline.replay import registry
 
-    settings = registry.last_live(_settings())
+    settings = _settings()
+    settings = registry.last_live(settings) if generation is None else registry.worker_settings(settings, generation)
     behind = catching_up.wait(settings, wait) if wait is not None else None
     output.status(reading.status(settings), as_json=json)
     if behind:

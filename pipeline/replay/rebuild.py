@@ -1,10 +1,10 @@
 """From an empty generation to one that has come to where the raw topics ended.
 
-`rebuild(settings, policy, until, progress, begin)` is all that `replay start` asks for. `settings` lead to the generation, whose topics
-and tables exist; `until` and `begin` are offsets of the raw topics (a place that `begin` does not name begins at its first record);
-`progress` is called with the raw records done, now and then. Afterwards the groups of the generation's parts have committed offsets
-of `until` or later, and state, topics and tables are those that the parts would have come to: they go on from there. It may be
-begun again after a kill at any moment.
+`rebuild(settings, policy, until, progress, start)` is all that `replay start` asks for. `settings` lead to the generation, whose topics
+and tables exist; `until` and `start` are offsets of the raw topics (a place that `start` does not name begins at its first record);
+`progress` is called now and then with the raw records done, and their bytes (0 if nobody counts these). Afterwards the groups of the
+generation's parts have committed offsets of `until` or later, and state, topics and tables are those that the parts would have come to:
+they go on from there. It may be begun again after a kill at any moment.
 """
 
 import threading
@@ -25,7 +25,7 @@ from pipeline.lag import Place, Readings, consumed
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor, workers
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]
 
 _LOOK_EVERY_S = 1.0
 _COMMIT_S = 30.0
@@ -38,16 +38,16 @@ def rebuild(
     policy: Policy,  # noqa: ARG001 - the parts read it from settings.policy_file
     until: Mapping[Place, int],
     progress: Progress,
-    begin: Mapping[Place, int] = MappingProxyType({}),
+    start: Mapping[Place, int] = MappingProxyType({}),
 ) -> None:
     """By the generation's own parts, which read the log as they read all that comes; they end when they have come to its end.
 
     They forget no cookie meanwhile: they read topics side by side at whatever pace, and what once came too late is set right.
     """
-    _begin_at(settings, begin)
+    _begin_at(settings, start)
     log = settings.data_dir.absolute() / "generations" / f"{settings.database}.log"
     with _parts(_forgetting_nothing(settings), log) as are_alive:
-        look = _Look(settings, until, begin, progress)
+        look = _Look(settings, until, start, progress)
 
         def meanwhile() -> None:
             if not are_alive():
@@ -76,7 +76,7 @@ class _Look:
         if time.monotonic() < self._next_at:
             return
         with Readings(self._settings, ROLES) as readings:
-            self._progress(self._done(readings))
+            self._progress(self._done(readings), 0)
         self._next_at = time.monotonic() + _LOOK_EVERY_S
 
     def _done(self, readings: Readings) -> int:

@@ -117,7 +117,7 @@ class _Teller:
         self._progress = progress
         self._told_at = time.monotonic()
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, _bytes: int = 0) -> None:
         self._progress(done)
         if time.monotonic() - self._told_at >= TELL_EVERY_S:
             with suppress(clickhouse.AwayError):  # it is told the next time

@@ -25,7 +25,7 @@ from tests.adapters.test_views import VIEWS
 from tests.builders import DAY, START, line, page_view
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
-from tests.end_to_end.running import caught_up, command, running
+from tests.end_to_end.running import WAIT_S, caught_up, command, running
 
 OTHER = ("sessions.gap=5m", "identity.rebind=move_all")
 EVENTS = 3_000
@@ -57,11 +57,11 @@ def is_as_resolved(shown: Resolution, expected: Resolution) -> None:
 
 def follows(settings: Settings, number: int, log: Path) -> None:
     """Returns when the generation's parts, which `run` starts by itself, have caught up."""
-    generation = registry.worker_settings(settings, number)
-    caught_up(generation, log)
+    ended = command(settings, "status", "--generation", str(number), "--wait", str(WAIT_S))
+    assert ended.returncode == 0, f"{ended.stderr}\n{log.read_text()[-5000:]}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_replay_comes_to_the_same_and_both_generations_follow(settings: Settings, tmp_path: Path) -> None:
     """Byte-equal tables without another policy; `resolve` with one; what is published meanwhile and later is in all of them."""
     lines = collisions(EVENTS, seed=5)
@@ -130,7 +130,7 @@ def kafka_records(settings: Settings, topic: str) -> int:
         return sum(readings.ends([topic]).values())
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_replay_that_was_killed_goes_on(settings: Settings, tmp_path: Path) -> None:
     """One at a time; a second start after kill -9 says that it goes on, and comes to what `resolve` says, of very late events too."""
     late = [line(page_view(100_000 + n, at=START - 30 * DAY, portal=1 + n % 3, utk=f"cookie-{n}")) for n in range(60)]
