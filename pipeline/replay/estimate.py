@@ -1,7 +1,7 @@
 """`replay start --dry-run`: how much a replay would read, and how long that would take; nothing is changed anywhere.
 
-The rate is that of the last replay, if there was one of some size. Otherwise a short trial: the beginning of the raw topics is read,
-decoded and folded as `resolve` does it. Writing is not in it, so a trial can only say how long it takes at least.
+The rate is that of the last replay, if there was one of some size. Otherwise a short trial: the beginning of the raw topics is decoded
+and folded as `resolve` does it, in one process. Writing is not in it, and a replay has several processes, so this is rough.
 """
 
 import time
@@ -29,12 +29,12 @@ _TRIAL_S = 10.0
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """`bytes` are keys and values, from those of the sample; `at_least`: whether it can only take longer; `how` it was estimated."""
+    """`bytes` are keys and values, from those of a sample; `is_rough`: whether nothing like it was measured; `how` it was estimated."""
 
     records: int
     bytes: int
     seconds: float
-    at_least: bool
+    is_rough: bool
     how: str
 
 
@@ -42,16 +42,16 @@ def estimate(settings: Settings, since: int | None, policy: Policy) -> Estimate:
     """Of a replay that would be started now. UserError if Kafka or ClickHouse cannot be asked."""
     todo = span(settings, since)
     decoder = Registry(settings, wait_s=30)
-    started = time.monotonic()
     samples = {topic: _sample(settings, topic, begin, todo) for topic, begin in _by_topic(todo).items()}
+    started = time.monotonic()
     resolve_events(_events(decoder, samples), policy)
     took_s = time.monotonic() - started
     bytes_ = sum(_records(todo, topic) * _bytes(sample) // len(sample) for topic, sample in samples.items() if sample)
     if last := _last(registry.read(settings)):
-        return Estimate(todo.records, bytes_, todo.records / last.rate, at_least=False, how=f"at the rate of generation {last.number}")
+        return Estimate(todo.records, bytes_, todo.records / last.rate, is_rough=False, how=f"at the rate of generation {last.number}")
     sampled = sum(map(len, samples.values()))
-    how = f"from a trial: reading and folding {sampled:,} of them took {took_s:.1f} s; writing comes on top"
-    return Estimate(todo.records, bytes_, todo.records * took_s / max(sampled, 1), at_least=True, how=how)
+    how = f"from a trial: decoding and folding {sampled:,} of them took {took_s:.2f} s in one process; writing comes on top"
+    return Estimate(todo.records, bytes_, todo.records * took_s / max(sampled, 1), is_rough=True, how=how)
 
 
 class _Rate(msgspec.Struct, frozen=True):
@@ -88,7 +88,8 @@ def _bytes(messages: Iterable[Message]) -> int:
 def _sample(settings: Settings, topic: str, begin: Mapping[int, int], todo: Span) -> list[Message]:
     """The first records of a topic: its share of the trial, or what comes of it in time."""
     name = kafka.topic_name(settings, topic)
-    wanted = max(_TRIAL_RECORDS * _records(todo, topic) // todo.records, 1)
+    records = _records(todo, topic)
+    wanted = max(min(_TRIAL_RECORDS * records // todo.records, records), 1)
     consumer = kafka.consumer(settings)
     consumer.assign([TopicPartition(name, partition, offset) for partition, offset in begin.items()])
     messages: list[Message] = []

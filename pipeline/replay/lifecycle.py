@@ -66,6 +66,7 @@ def drop(settings: Settings, number: int, wait_s: float = 60.0) -> None:
         views.install(settings)
     _drop_tables(settings, number)
     _in_state(settings, doomed, State.DROPPED)
+    registry.forget(of_generation)
 
 
 def _in_state(settings: Settings, generation: Generation, state: State) -> Generation:

@@ -79,8 +79,8 @@ def estimate(found: Estimate, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    least = "at least " if found.at_least else "about "
-    print(f"{found.records:,} raw records, about {found.bytes:,} bytes; {least}{_span(found.seconds)} ({found.how})")
+    about = "very roughly" if found.is_rough else "about"
+    print(f"{found.records:,} raw records, about {found.bytes:,} bytes; {about} {_span(found.seconds)} ({found.how})")
     print("nothing was done")
 
 

@@ -237,6 +237,12 @@ def switch(settings: Settings, number: int) -> None:
     client.execute(f"INSERT INTO {_database(settings)}.generation_switches (number, generation) VALUES", [(last + 1, number)])
 
 
+def forget(settings: Settings) -> None:
+    """What this machine keeps of a generation that is no more: its policy, and what its parts said while it was rebuilt."""
+    for kind in ("toml", "log"):
+        (_directory(settings) / f"{settings.database}.{kind}").unlink(missing_ok=True)
+
+
 def this_process() -> str:
     """As `About.builder` has it."""
     return f"{platform.node()}|{os.getpid()}"

@@ -172,8 +172,8 @@ def test_from_a_time_on_and_a_dry_run(settings: Settings, tmp_path: Path) -> Non
     whole = json.loads(done(settings, "replay", "start", "--dry-run", "--json"))
     assert whole["records"] == 600
     assert 600 * 100 < whole["bytes"] < 600 * 1000
-    assert whole["at_least"]
-    assert "from a trial: reading and folding 600 of them took" in whole["how"]
+    assert whole["is_rough"]
+    assert "from a trial: decoding and folding 600 of them took" in whole["how"]
     part = done(settings, "replay", "start", "--dry-run", "--from", moment)
     assert part.startswith("300 raw records, about ")
     assert "nothing was done" in part
