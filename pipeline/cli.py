@@ -27,6 +27,10 @@ topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The 
 app.add_typer(topics_app, name="topics")
 letters_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was refused: count it, look at it, put it back.")
 app.add_typer(letters_app, name="dead-letters")
+replay_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Rebuild everything from the raw topics beside what readers see, and switch to it."
+)
+app.add_typer(replay_app, name="replay")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 InputFile = Annotated[
@@ -89,6 +93,7 @@ def publish(file: InputFile, json: Json = False) -> None:
 def worker(
     role: Annotated[Role, typer.Argument(help="Which part to run.")],
     instance: Annotated[str | None, typer.Option(help="Name among the processes of this role: 0, 1, 2 ... (worker.instance).")] = None,
+    generation: Annotated[int | None, typer.Option(min=1, help="Generation to work for (see `replay`); otherwise the first.")] = None,
     parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process, our parent, ends.")] = None,
 ) -> None:
     """Run one part of the pipeline until it is stopped."""
@@ -98,7 +103,12 @@ def worker(
         die_with(parent)
     from pipeline.app import run_part
 
-    raise typer.Exit(run_part(_settings(instance), role) or 0)
+    settings = _settings(instance)
+    if generation is not None:
+        from pipeline.replay import registry
+
+        settings = registry.worker_settings(settings, generation)
+    raise typer.Exit(run_part(settings, role) or 0)
 
 
 @app.command()
@@ -164,13 +174,16 @@ def status(
             min=0, metavar="SECONDS", help="Wait until everything published before now is in ClickHouse; exit code 1 if it takes longer."
         ),
     ] = None,
+    generation: Annotated[int | None, typer.Option(min=1, help="Generation (see `replay`); otherwise the one that readers see.")] = None,
     json: Json = False,
 ) -> None:
     """Print how far each part is behind, its last commit, and what was refused."""
     from pipeline import catching_up, output
     from pipeline import status as reading
+    from pipeline.replay import registry
 
     settings = _settings()
+    settings = registry.last_live(settings) if generation is None else registry.worker_settings(settings, generation)
     behind = catching_up.wait(settings, wait) if wait is not None else None
     output.status(reading.status(settings), as_json=json)
     if behind:
@@ -190,9 +203,11 @@ def config(json: Json = False) -> None:
 def migrate() -> None:
     """Bring the ClickHouse tables and views up to date."""
     from pipeline import output
-    from pipeline.adapters import clickhouse
+    from pipeline.replay import registry, views
 
-    output.done("applied", clickhouse.migrate(_settings()))
+    settings = _settings()
+    following = registry.read(settings).following
+    output.done("applied", [name for each in following for name in views.migrate(settings.of_generation(each.number))])
 
 
 @topics_app.command("create")
@@ -200,16 +215,19 @@ def create_topics() -> None:
     """Create the topics that are missing."""
     from pipeline import output
     from pipeline.adapters import topics
+    from pipeline.replay import registry
 
-    output.done("created", topics.create_topics(_settings()))
+    output.done("created", [name for settings in registry.all_settings(_settings()) for name in topics.create_topics(settings)])
 
 
 @topics_app.command("check")
 def check_topics() -> None:
     """Compare the topics with topics/*.yaml; exit code 1 if one is missing or different."""
     from pipeline.adapters import topics
+    from pipeline.replay import registry
 
-    topics.check_topics(_settings())
+    for settings in registry.all_settings(_settings()):
+        topics.check_topics(settings)
     print("every topic is as its contract says")
 
 
@@ -268,6 +286,99 @@ def requeue_letters(
 
     which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
     output.requeued(letters.requeue(_settings(), which, dry_run=not yes), dry_run=not yes, as_json=json)
+
+
+Policy = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Policy of the new generation; otherwise that of the settings (policy_file).")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides one policy: identity.rebind=move_all.")]
+
+
+@replay_app.command("start")
+def start_replay(
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="Only what was published then or later (Kafka's timestamp, not when it happened): RFC 3339 or epoch milliseconds. "
+            "The new generation knows nothing of what was published before: no event, and nobody's earlier identity.",
+        ),
+    ] = None,
+    policy: Policy = None,
+    set_: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much it is, and about how long it would take.")] = False,
+    json: Json = False,
+) -> None:
+    """Rebuild everything from the raw topics in a new generation, beside what readers see; goes on where a killed one stopped."""
+    from pipeline import letters
+    from pipeline.policy_file import load_policy
+    from pipeline.replay import estimate, printing, start
+
+    settings = _settings()
+    given = load_policy(policy or settings.policy_file, set_ or (), setting="--policy" if policy else "policy_file")
+    moment = letters.moment(since)
+    if dry_run:
+        printing.estimate(estimate.estimate(settings, moment, given), as_json=json)
+        return
+    with printing.rebuilding() as (begun, progress):
+        built = start.start(settings, start.Wish(given if policy or set_ else None, moment), begun, progress)
+    printing.built(built, as_json=json)
+
+
+@replay_app.command("status")
+def replay_status(json: Json = False) -> None:
+    """List the generations: their policy, how far they are, and which one readers see."""
+    from pipeline.replay import printing
+    from pipeline.replay.overview import overview
+
+    printing.generations(overview(_settings()), as_json=json)
+
+
+@replay_app.command("diff")
+def replay_diff(
+    generation: Annotated[int | None, typer.Argument(min=1, help="Generation; otherwise the newest other one.")] = None,
+    with_: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE.jsonl",
+            help="Instead: what these events, which are not published yet, would change in what readers see.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell what a switch would change for readers: contacts, links, sessions, and whose events are, by rule, with examples."""
+    if generation is not None and with_ is not None:
+        raise UsageError("name a generation or --with, not both")
+    from pipeline.replay import diff, printing, what_if
+
+    if with_ is None:
+        printing.diff(diff.diff(_settings(), generation), as_json=json)
+    else:
+        printing.what_if(what_if.what_if(_settings(), with_), as_json=json)
+
+
+@replay_app.command("switch")
+def switch_generation(
+    generation: Annotated[int | None, typer.Argument(min=1, help="Generation; otherwise the newest other one.")] = None,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long it may take to catch up.")] = 60,
+) -> None:
+    """Have readers see another generation, all at once; the one before goes on, and can be switched back to."""
+    from pipeline.replay import lifecycle
+
+    print(f"readers see generation {lifecycle.switch(_settings(), generation, wait)}")
+
+
+@replay_app.command("drop")
+def drop_generation(generation: Annotated[int, typer.Argument(min=1, help="Generation that nobody needs any more.")]) -> None:
+    """Delete a generation that readers do not see: its topics, groups and tables."""
+    from pipeline.replay import lifecycle
+
+    lifecycle.drop(_settings(), generation)
+    print(f"nothing is left of generation {generation}")
 
 
 @app.command()

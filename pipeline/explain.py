@@ -18,10 +18,11 @@ from pipeline.core.ids import ContactId
 from pipeline.core.timeline import Owner
 from pipeline.errors import UsageError, UserError
 from pipeline.policy_file import load_policy
+from pipeline.replay import registry
 from pipeline.settings import Settings
 
-_TOLD = tuple(name for name, kind in TYPES.items() if issubclass(kind, Evidence | Retraction))
-_ROWS = f"SELECT {event_rows.SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND NOT hidden AND "
+TOLD = tuple(name for name, kind in TYPES.items() if issubclass(kind, Evidence | Retraction))
+"""Types of events that decide whose anything is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +74,16 @@ def subject(event: str | None, utk: str | None, contact: str | None) -> Subject:
 
 
 def explain(settings: Settings, asked: Subject, portal: int | None = None, overrides: Sequence[str] = ()) -> Explanation:
-    """UserError if there is no such thing, or if several portals have one and none is named."""
+    """In the live generation. UserError if there is no such thing, or if several portals have one and none is named."""
+    settings = registry.live(settings)
     policy = load_policy(settings.policy_file)
     other = load_policy(settings.policy_file, overrides) if overrides else None
     client = clickhouse.connect(settings)
     where = PortalId(portal) if portal is not None else _portal(client, asked)
     event = _event(client, where, asked.event) if asked.event else None
-    evidence = [*_events(client, where, "type IN %(types)s", types=_TOLD), *([event] if event else [])]
+    evidence = [*event_rows.events(client, where, "type IN %(types)s", types=TOLD), *([event] if event else [])]
     now = _explained(story(where, evidence, policy.identity), asked, event)
-    if asked.utk and not now.steps and not client.execute(_ROWS + "utk = %(utk)s LIMIT 1", {"portal": where, "utk": asked.utk}):
+    if asked.utk and not now.steps and not event_rows.events(client, where, "utk = %(utk)s LIMIT 1", utk=asked.utk):
         raise UserError(f"portal {where} has no event of the cookie {asked.utk}")
     if asked.contact and now.contact is None:
         raise UserError(f"portal {where} has no contact {asked.contact}")
@@ -162,11 +164,7 @@ def _portal(client: Client, asked: Subject) -> PortalId:
 
 
 def _event(client: Client, portal: PortalId, event_id: EventId) -> Event:
-    found = _events(client, portal, "event_id = %(id)s", id=event_id)
+    found = event_rows.events(client, portal, "event_id = %(id)s", id=event_id)
     if not found:
         raise UserError(f"portal {portal} has no event {event_id}. It may still be on its way: see `status`.")
     return found[0]
-
-
-def _events(client: Client, portal: PortalId, condition: str, **parameters: object) -> list[Event]:
-    return [event_rows.event(row) for row in client.execute(_ROWS + condition, {"portal": portal, **parameters})]

@@ -91,6 +91,21 @@ class Readings:
         """The offset after the last record of every partition, transactions that are still open aside."""
         return self._offsets(topics, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
+    def begins(self, topics: Collection[str], since: int | None = None) -> dict[Place, int]:
+        """The first offset of every partition; or that of the first record published at `since` (epoch ms) or later, else its end."""
+        if since is None:
+            return self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        ends = self.ends(topics)
+        found = self._offsets(topics, OffsetSpec.for_timestamp(since))
+        return {place: offset if offset >= 0 else ends[place] for place, offset in found.items()}
+
+    def positions(self, part: str, places: Collection[Place]) -> dict[Place, int]:
+        """The offsets that the part has committed; places where it has none are left out."""
+        if not places:
+            return {}
+        committed = self._committed(part, places)
+        return {place: answer.offset for place, answer in zip(places, committed, strict=True) if answer.offset >= 0}
+
     def processes(self, part: str) -> int:
         """How many processes of the part are at work, on whatever machine."""
         self._committed(part, [(consumed(part)[0], 0)])  # a young broker gets its coordinator ready; the next would only time out
@@ -105,7 +120,7 @@ class Readings:
         if not ends:
             return []
         committed = dict(zip(ends, self._committed(part, ends), strict=True))
-        begins = self._offsets(topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        begins = self.begins(topics)
         reached = {  # what was committed and is not there (any more) counts for nothing
             place: answer.offset if begins[place] <= answer.offset <= ends[place] else begins[place] for place, answer in committed.items()
         }

@@ -101,9 +101,15 @@ def stats(settings: Settings) -> list[Stat]:
 
 
 def letters(settings: Settings, which: Which) -> Iterator[Letter]:
-    """The letters that are there now and were not put back, those of a partition in order. AwayError if Kafka is."""
-    marked = {_id(letter) for letter in _read(settings) if letter.said.is_mark}
-    return (letter for letter in _read(settings) if not letter.said.is_mark and which.holds(letter) and _id(letter) not in marked)
+    """The letters that are there now and were not put back, those of a partition in order, each once. AwayError if Kafka is.
+
+    One thing may have several letters: two generations refuse it at the same moment, or `record` does so again after a crash.
+    """
+    done = {_id(letter) for letter in _read(settings) if letter.said.is_mark}
+    for letter in _read(settings):
+        if not letter.said.is_mark and which.holds(letter) and (id_ := _id(letter)) not in done:
+            done.add(id_)
+            yield letter
 
 
 def newest(settings: Settings, which: Which, limit: int) -> list[Letter]:

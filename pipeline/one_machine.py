@@ -1,15 +1,24 @@
-"""`run`: every part on this machine, and the servers too if the settings name none."""
+"""`run`: every part of every generation on this machine, and the servers too if the settings name none.
 
-from collections.abc import Iterator
+Generations come and go while it runs (`replay`): it looks every few seconds which there are.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pipeline import settings as reading
-from pipeline.adapters import clickhouse, topics
+from pipeline.adapters import kafka, topics
 from pipeline.app import ROLES
 from pipeline.effective import effective
+from pipeline.errors import UserError
 from pipeline.logs import logger
+from pipeline.replay import registry, views
+from pipeline.replay.registry import Generation
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor, workers
+from pipeline.supervise import Part, Supervisor, workers
+
+_LOOK_EVERY_S = 2.0
 
 log = logger("run")
 
@@ -17,10 +26,39 @@ log = logger("run")
 def run(settings: Settings, count: int) -> int:
     """Runs `count` processes of each part until a signal; returns the exit code. UserError if a server cannot be used."""
     with _servers(settings) as found:
-        topics.create_topics(found)
-        clickhouse.migrate(found)
-        supervisor = Supervisor(workers(ROLES, count), found.environment(), prefix_lines=found.log.format == "text")
-        return supervisor.run()
+        kafka.reach(found)
+        following = registry.read(found).following
+        supervisor = Supervisor(_parts(found, count, following), found.environment(), prefix_lines=found.log.format == "text")
+        ended = threading.Event()
+        threading.Thread(target=_follow, args=(found, count, following, supervisor, ended), daemon=True).start()
+        try:
+            return supervisor.run()
+        finally:
+            ended.set()
+
+
+def _parts(settings: Settings, count: int, following: Iterable[Generation]) -> list[Part]:
+    """Those of these generations, for which topics and tables are made ready."""
+    parts: list[Part] = []
+    for generation in following:
+        of_generation = registry.settings_of(settings, generation)
+        topics.create_topics(of_generation)
+        views.migrate(of_generation)
+        parts += workers(ROLES, count, of_generation)
+    return parts
+
+
+def _follow(settings: Settings, count: int, known: Iterable[Generation], supervisor: Supervisor, ended: threading.Event) -> None:
+    """Tells the supervisor when generations have come or gone."""
+    numbers = [generation.number for generation in known]
+    while not ended.wait(_LOOK_EVERY_S):
+        try:
+            following = registry.read(settings).following
+            if numbers != (now := [generation.number for generation in following]):
+                supervisor.run_these(_parts(settings, count, following))
+                numbers = now
+        except UserError as error:
+            log.warning("cannot see which generations there are", error=str(error))
 
 
 @contextmanager

@@ -86,9 +86,11 @@ def status(status: "Status", *, as_json: bool) -> None:
     if as_json:
         print_json(status)
         return
+    if status.generation > 1:
+        print(f"generation {status.generation} (see `replay status`)")
     rows: list[Sequence[object]] = []
     for part in status.parts:
-        rows.append((part.part, part.processes, "", part.lag_records, f"{part.lag_seconds:.1f}", _moment(part.last_commit)))
+        rows.append((part.part, part.processes, "", part.lag_records, f"{part.lag_seconds:.1f}", moment(part.last_commit)))
         rows += [("", "", topic.topic, topic.lag_records, f"{topic.lag_seconds:.1f}", "") for topic in part.topics if topic.lag_records]
     print_table(("part", "#processes", "behind in", "#records", "#seconds", "last commit"), rows)
     for part in status.parts:
@@ -109,7 +111,7 @@ def letter_stats(stats: Sequence["Stat"], *, as_json: bool) -> None:
     if as_json:
         print_json(stats)
     elif stats:
-        rows = ((s.reason, s.topic or "(a line)", s.part, s.letters, _moment(s.first), _moment(s.last)) for s in stats)
+        rows = ((s.reason, s.topic or "(a line)", s.part, s.letters, moment(s.first), moment(s.last)) for s in stats)
         print_table(("reason", "topic", "refused by", "#letters", "first", "last"), rows)
     else:
         print("no dead letters")
@@ -121,7 +123,7 @@ def letters(shown: Iterable["Letter"], *, as_json: bool) -> None:
         print_json([_about(letter) for letter in shown])
         return
     rows = (
-        (about["letter"], _moment(letter.buried_at), about["reason"], _stood(letter), about["bytes"], about["error"])
+        (about["letter"], moment(letter.buried_at), about["reason"], _stood(letter), about["bytes"], about["error"])
         for letter in shown
         for about in [_about(letter)]
     )
@@ -134,7 +136,7 @@ def letter(shown: "Letter", *, as_json: bool) -> None:
         own = [{"name": name, "value": value} for name, value in shown.said.own]
         print_json(_about(shown) | {"key": shown.key, "value": shown.value, "headers": own})
         return
-    rows = [*(_about(shown) | {"refused_at": _moment(shown.buried_at)}).items()]
+    rows = [*(_about(shown) | {"refused_at": moment(shown.buried_at)}).items()]
     rows += [(f"header {name}", _readable(value)) for name, value in shown.said.own]
     print_table(("", ""), [*rows, ("key", _readable(shown.key)), ("value", _readable(shown.value))])
 
@@ -185,7 +187,7 @@ def _readable(value: bytes | None) -> str:
     return f"{value.hex(' ')}  " + "".join(character if character.isprintable() else "." for character in text)
 
 
-def _moment(epoch_ms: int | None) -> str:
+def moment(epoch_ms: int | None) -> str:
     return "" if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -1,10 +1,19 @@
 """The policy that a file and the command line give (spec: timeline.md, "Policy file")."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.policy import Policy, PolicyError, parse_policy
 from pipeline.errors import UsageError
+
+
+def as_toml(policy: Policy) -> str:
+    """The whole policy as a policy file."""
+    lines: list[str] = []
+    for section, values in policy.as_dict().items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+    return "\n".join(lines) + "\n"
 
 
 def load_policy(path: Path | None = None, overrides: Iterable[str] = (), setting: str = "policy_file") -> Policy:

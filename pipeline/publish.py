@@ -20,7 +20,7 @@ from pipeline.adapters import dead_letters, kafka
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.avro_reader import MAX_BYTES
 from pipeline.adapters.contracts import RAW_TOPICS
-from pipeline.adapters.topics import create_topics
+from pipeline.adapters.topics import create_raw_topics
 from pipeline.core.events import Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_line
@@ -65,7 +65,7 @@ def publish(
     librdkafka's, over ours. UserError if the file cannot be read, Kafka is not there to begin with, or has not taken everything.
     """
     with _opened(path) as file:
-        create_topics(settings)
+        create_raw_topics(settings)
         publication = _Publication(settings, accepted, options)
         for number, line in numbered_lines(_cut(file, publication.sizes)):
             publication.line(number, line)

@@ -43,6 +43,7 @@ from pipeline.agents.health import HealthFile
 from pipeline.core.outcomes import Refused
 from pipeline.errors import UserError
 from pipeline.logs import logger
+from pipeline.replay import registry, views
 from pipeline.settings import Settings
 
 PART = "record"
@@ -89,9 +90,9 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     """A recorder whose neighbours are there: waits for Kafka and ClickHouse, checks the topics, and brings the tables up to date."""
     complaints = Complaints(log)
     until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
-    until_there(lambda: clickhouse.migrate(settings), clickhouse.AwayError, stop, complaints)
+    until_there(lambda: views.migrate(settings), clickhouse.AwayError, stop, complaints)
     topics.check_topics(settings)
-    return Recorder(settings, Registry(settings), stop)
+    return Recorder(settings, Registry(settings), stop, [elder.database for elder in registry.elders(settings)])
 
 
 class Inserted(NamedTuple):
@@ -105,8 +106,10 @@ class Inserted(NamedTuple):
 class Recorder:
     """One member of the group."""
 
-    def __init__(self, settings: Settings, registry: Registry, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, registry: Registry, stop: threading.Event, elders: Sequence[str] = ()) -> None:
+        """`elders`: databases of earlier generations, which may have buried what we are going to refuse."""
         self._settings = settings
+        self._elders = elders
         self._registry = registry
         self._stop = stop
         self._complaints = Complaints(log)
@@ -205,7 +208,7 @@ class Recorder:
             return
         events, refused, astray = self._clickhouse.call(self._insert)
         self._ceiling.check(events, [refusal for _, refusal in refused])
-        for message, refusal in refused:
+        for message, refusal in self._unburied(refused):
             self._bury(message, refusal)
         self._publish(astray)
         for (topic, partition), offset in self._pending.ends().items():
@@ -239,6 +242,14 @@ class Recorder:
         refused = [(messages[at], refusal) for at, refusal in decoded.refused]
         strays = [event for batch in decoded.batches for event in astray(batch, messages)]
         return Inserted(len(messages) - len(refused), refused, strays)
+
+    def _unburied(self, refused: list[tuple[Message, Refused]]) -> list[tuple[Message, Refused]]:
+        """Those that no earlier generation has among the dead letters, which are common to all."""
+        if not (refused and self._elders):
+            return refused
+        ids = [f"{self._logical[str(message.topic())]}:{message.partition()}:{message.offset()}" for message, _ in refused]
+        known = self._clickhouse.call(lambda client: failed_rows.known(client, self._elders, ids))
+        return [refusal for id_, refusal in zip(ids, refused, strict=True) if id_ not in known]
 
     def _bury(self, message: Message, refusal: Refused) -> None:
         """Among the dead letters, byte for byte."""

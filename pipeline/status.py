@@ -51,18 +51,20 @@ class Status:
     refused: dict[str, dict[str, int]] | None
     retracted: int | None
     problem: str | None = None
+    generation: int = 1
+    """Of everything: the one that readers see."""
     now: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
 def status(settings: Settings) -> Status:
-    """How every part is doing now. UserError if Kafka does not answer."""
+    """How every part of the settings' generation is doing now. UserError if Kafka does not answer."""
     now = time.time_ns() // 1_000_000
     with Readings(settings, ROLES) as readings:
         parts = tuple(_part(part, readings, list(_said(settings, part)), now) for part in ROLES)
     try:
-        return Status(parts, _refused(settings), _retracted(settings), None, now)
+        return Status(parts, _refused(settings), _retracted(settings), None, settings.generation, now)
     except UserError as error:
-        return Status(parts, None, None, str(error), now)
+        return Status(parts, None, None, str(error), settings.generation, now)
 
 
 def _part(part: str, kafka: Readings, said: list[dict[str, Any]], now: int) -> PartStatus:

@@ -18,8 +18,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from pipeline.logs import logger
+from pipeline.settings import Settings
 
 GRACE_S = 10.0
 """How long the parts may take to finish their batch and commit."""
@@ -49,10 +51,11 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to start: a name for people and a command."""
+    """What to start: a name for people, a command, and what is added to the environment of all."""
 
     name: str
     command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class _Life:
     started_at: float = 0.0
     pause_s: float = 0.0
     start_at: float = 0.0
+    retired_at: float | None = None
     reader: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -71,12 +75,24 @@ class Supervisor:
     """Runs `parts` until a signal arrives or `stop` is called."""
 
     def __init__(
-        self, parts: Sequence[Part], environment: Mapping[str, str], *, prefix_lines: bool = True, pauses: Pauses = Pauses()
+        self,
+        parts: Sequence[Part],
+        environment: Mapping[str, str],
+        *,
+        prefix_lines: bool = True,
+        pauses: Pauses = Pauses(),
+        output: BinaryIO | None = None,
     ) -> None:
-        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name."""
-        self._lives = [_Life(part) for part in parts]
+        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name.
+
+        `output`: where it is shown, stderr unless something else is given.
+        """
+        self._wanted = tuple(parts)
+        self._lives: list[_Life] = []
         self._environment = {**_FRUGAL, **os.environ, **environment}
-        self._prefix_width = max((len(part.name) for part in parts), default=0) if prefix_lines else None
+        self._prefix_lines = prefix_lines
+        self._prefix_width = 0
+        self._output = output
         self._pauses = pauses
         self._signals = 0
         self._exit_code = 0
@@ -86,6 +102,7 @@ class Supervisor:
         with self._signals_counted():
             try:
                 while not self._signals:
+                    self._heed_wanted()
                     for life in self._lives:
                         self._care_for(life)
                     time.sleep(_TICK_S)
@@ -97,8 +114,25 @@ class Supervisor:
         """As a signal would; may be called from a signal handler or another thread."""
         self._signals += 1
 
+    def run_these(self, parts: Sequence[Part]) -> None:
+        """From now on these parts: new ones are started, and ones that are missing are stopped. May be called from another thread."""
+        self._wanted = tuple(parts)
+
+    def _heed_wanted(self) -> None:
+        wanted = {part.name: part for part in self._wanted}
+        self._prefix_width = max(map(len, wanted), default=0)
+        for life in self._lives:
+            if life.part.name not in wanted and life.retired_at is None:
+                life.retired_at = time.monotonic()
+                _signal(life, signal.SIGTERM)
+        self._lives = [life for life in self._lives if life.retired_at is None or life.process is not None]
+        self._lives += [_Life(part) for name, part in wanted.items() if name not in {life.part.name for life in self._lives}]
+
     def _care_for(self, life: _Life) -> None:
         now = time.monotonic()
+        if life.retired_at is not None:
+            self._see_off(life, now)
+            return
         if life.process is None:
             if now >= life.start_at:
                 self._start(life, now)
@@ -123,10 +157,19 @@ class Supervisor:
             restart_in_s=life.pause_s,
         )
 
+    def _see_off(self, life: _Life, now: float) -> None:
+        """One that is not wanted any more has been told so: until it has ended."""
+        assert life.retired_at is not None
+        if life.process is not None and life.process.poll() is not None:
+            log.info("ended, as it is not needed any more", name=life.part.name)
+            self._forget(life)
+        elif now - life.retired_at > GRACE_S:
+            _signal(life, signal.SIGKILL)
+
     def _start(self, life: _Life, now: float) -> None:
         life.process = subprocess.Popen(
             life.part.command,
-            env=self._environment,
+            env={**self._environment, **life.part.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -139,10 +182,10 @@ class Supervisor:
 
     def _show(self, name: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        prefix = b"" if self._prefix_width is None else f"{name:<{self._prefix_width}} | ".encode()
+        output = self._output or sys.stderr.buffer
         for line in process.stdout:
-            sys.stderr.buffer.write(prefix + line)
-            sys.stderr.buffer.flush()
+            output.write((f"{name:<{self._prefix_width}} | ".encode() if self._prefix_lines else b"") + line)
+            output.flush()
 
     def _forget(self, life: _Life) -> None:
         if life.reader is not None:
@@ -191,9 +234,10 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def workers(roles: Iterable[str], count: int) -> list[Part]:
-    """`count` processes of each role, named sessionize-0, sessionize-1 ..."""
-    return [Part(f"{role}-{number}", _worker_command(role, number)) for role in roles for number in range(count)]
+def workers(roles: Iterable[str], count: int, settings: Settings | None = None) -> list[Part]:
+    """`count` processes of each role, named sessionize-0, sessionize-1 ..., or sessionize.g2-0 ...; `settings`, if they have their own."""
+    suffix, environment = (settings.suffix, settings.environment()) if settings else ("", {})
+    return [Part(f"{role}{suffix}-{number}", _worker_command(role, number), environment) for role in roles for number in range(count)]
 
 
 def _worker_command(role: str, number: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pipeline.core import normalise
 from pipeline.core.identity import Rule
 from pipeline.core.timeline import COOKIE_BOUND, COOKIE_TEMPORARY, COOKIE_UNKNOWN
 from pipeline.errors import UsageError, UserError
+from pipeline.replay import registry
 from pipeline.settings import Settings
 
 PENDING = "pending"
@@ -80,7 +81,7 @@ def timeline(settings: Settings, portal: int, *, email: str | None = None, conta
 
     UsageError if it is no address, id or cookie; UserError if there is no such contact, or ClickHouse cannot be asked.
     """
-    client = clickhouse.connect(settings)
+    client = clickhouse.connect(registry.live(settings))
     if utk is not None:
         cookie = _valid(normalise.utk(utk), "--utk", utk, "32 hex digits, with or without dashes")
         return Timeline((f"cookie {cookie} in portal {portal}",), tuple(_entries(client, portal, cookie=cookie)))

@@ -57,7 +57,7 @@ def settings(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sett
         }
     )
     _delete_topics(servers, f"{mine}-")
-    _drop_database(servers, mine)
+    _drop_databases(servers, mine)
 
 
 def _delete_topics(servers: Servers, prefix: str) -> None:
@@ -68,10 +68,12 @@ def _delete_topics(servers: Servers, prefix: str) -> None:
             deleted.result(timeout=30)
 
 
-def _drop_database(servers: Servers, database: str) -> None:
+def _drop_databases(servers: Servers, database: str) -> None:
+    """Those of all its generations."""
     at = servers.clickhouse
     client = Client(at.host, port=at.port, user=at.user, password=at.password)
-    client.execute(f"DROP DATABASE IF EXISTS {database}")
+    for (name,) in client.execute("SELECT name FROM system.databases WHERE startsWith(name, %(name)s)", {"name": database}):
+        client.execute(f"DROP DATABASE IF EXISTS {name}")
     client.disconnect()
 
 

@@ -8,10 +8,11 @@ applied must never change. Statements are written so that running one twice does
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 from clickhouse_driver import Client
@@ -33,6 +34,8 @@ _CREDENTIALS = frozenset({192, 193, 194, 516})
 _PERMISSIONS = frozenset({164, 497})
 _READ_ONLY = 164
 """Our user may not write: a mistake to be told, or a server that somebody is at work on, so it is waited for as well."""
+NOT_THERE = frozenset({60, 81})
+"""No such table, no such database."""
 _RACES = frozenset({57, 60, 82, 81, 218})
 """Something is there, or not there yet, because another process does the same thing now."""
 _ATTEMPTS = 5
@@ -54,6 +57,9 @@ COMMENT 'Migrations that were applied to this database'
 """
 
 
+T = TypeVar("T")
+
+
 class AwayError(UserError):
     """The server does not answer, or is too busy: the same thing may succeed later."""
 
@@ -63,20 +69,26 @@ def connect(settings: Settings) -> Client:
     return _connect(settings, settings.database)
 
 
+def server(settings: Settings) -> Client:
+    """The same without a database of its own."""
+    return _connect(settings, None)
+
+
 def migrate(settings: Settings) -> list[str]:
     """Makes the database, its tables and views; the names of the files that were applied now.
 
     AwayError, or UserError if a file was changed after it was applied, or the database is ahead of our files.
     """
-    database = settings.database
+    return amid_races(settings, lambda: _migrate(settings, settings.database))
+
+
+def amid_races(settings: Settings, work: Callable[[], T]) -> T:
+    """What `work` returns, begun again where another process did the same thing at the same moment."""
     attempt = 0
     while True:
         attempt += 1
         try:
-            _connect(settings, None).execute(f"CREATE DATABASE IF NOT EXISTS {identifier(database)}")
-            client = _connect(settings, database)
-            client.execute(_APPLIED)
-            return [_apply(client, migration) for migration in _pending(client, database)]
+            return work()
         except ServerException as error:
             if error.code not in _RACES or attempt == _ATTEMPTS:
                 raise user_error(settings, error) or error from None
@@ -144,6 +156,13 @@ def _connect(settings: Settings, database: str | None) -> Client:
 
 
 # Migrations
+
+
+def _migrate(settings: Settings, database: str) -> list[str]:
+    _connect(settings, None).execute(f"CREATE DATABASE IF NOT EXISTS {identifier(database)}")
+    client = _connect(settings, database)
+    client.execute(_APPLIED)
+    return [_apply(client, migration) for migration in _pending(client, database)]
 
 
 @dataclass(frozen=True, slots=True)

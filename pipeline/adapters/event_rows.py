@@ -94,6 +94,12 @@ def event(values: Sequence[Any]) -> Event:
     return kind(**{name: _value(name, row) for name in kind.__struct_fields__})
 
 
+def events(client: Client, portal: PortalId, condition: str, **parameters: object) -> list[Event]:
+    """The events of a portal for which the condition holds, each once, as its copies say it together."""
+    query = f"SELECT {SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND NOT hidden AND {condition}"
+    return [event(row) for row in client.execute(query, {"portal": portal, **parameters})]
+
+
 def _present(name: str, values: Sequence[Any]) -> Sequence[Any]:
     absent: Any = [] if name == PAIRS else 0 if name in SWITCHES or name in TIMES or name == "portal_id" else ""
     return [value or absent for value in values]

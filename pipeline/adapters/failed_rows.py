@@ -4,11 +4,13 @@ What failed has one row however often it is told: a record is known by where it 
 may be published twice), a copy by its event and the hash of what it says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clickhouse_driver import Client
+from clickhouse_driver.errors import ServerException
 
+from pipeline.adapters.clickhouse import NOT_THERE, identifier
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.dead_letters import Headers, Said
 from pipeline.adapters.event_rows import Copy
@@ -84,6 +86,20 @@ def conflict(copy: Copy, value: bytes, version: int, detail: str | None) -> Fail
         version=version,
         deleted=detail is None,
     )
+
+
+def known(client: Client, databases: Iterable[str], ids: Sequence[str]) -> set[str]:
+    """Those of the ids that have a row in one of these databases, which may be gone."""
+    found: set[str] = set()
+    for database in databases:
+        try:
+            rows = client.execute(f"SELECT id FROM {identifier(database)}.failed_rows WHERE id IN %(ids)s", {"ids": tuple(ids)})
+        except ServerException as error:
+            if error.code not in NOT_THERE:
+                raise
+            continue
+        found.update(id_ for (id_,) in rows)
+    return found
 
 
 def insert(client: Client, failed: Sequence[Failed]) -> None:

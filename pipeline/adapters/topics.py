@@ -32,6 +32,13 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
+def create_raw_topics(settings: Settings) -> None:
+    """What a producer needs: everything, where one of the common topics is missing; else nothing, whatever generations there are."""
+    present = kafka.reach(settings).topics
+    if any(kafka.is_common(name) and kafka.topic_name(settings, name) not in present for name in load_topics()):
+        create_topics(settings)
+
+
 def check_topics(settings: Settings) -> None:
     """UserError naming the first topic that is missing, or has other partitions or another cleanup policy than its contract."""
     present = kafka.reach(settings).topics

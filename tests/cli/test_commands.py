@@ -12,7 +12,21 @@ from pipeline.app import ROLES
 from tests.builders import START, form_submission, line, page_view
 from tests.cli.conftest import Run
 
-COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "explain", "status", "config", "migrate", "topics", "dead-letters", "demo"]
+COMMANDS = [
+    "resolve",
+    "publish",
+    "worker",
+    "run",
+    "timeline",
+    "explain",
+    "status",
+    "config",
+    "migrate",
+    "topics",
+    "dead-letters",
+    "replay",
+    "demo",
+]
 NOTHING_LISTENS = "127.0.0.1:1"
 
 
@@ -33,6 +47,7 @@ def events(tmp_path: Path) -> Path:
         ["topics", "create"],
         ["topics", "check"],
         *(["dead-letters", name] for name in ("stats", "list", "show", "requeue")),
+        *(["replay", name] for name in ("start", "status", "diff", "switch", "drop")),
     ],
 )
 def test_every_command_has_help(run: Run, command: list[str]) -> None:

@@ -56,6 +56,14 @@ def test_nothing_refused(letters: Callable[..., Ended]) -> None:
     assert json.loads(letters("list", "--json").out) == []
 
 
+def test_what_was_buried_twice_is_one_letter(ready: Settings, letters: Callable[..., Ended]) -> None:
+    """By two generations, or again after a crash."""
+    record, headers = buried(b"\xff no avro", "malformed_avro", key=b"k")
+    publish(ready, [record, record], headers)
+    assert [stat["letters"] for stat in json.loads(letters("stats", "--json").out)] == [1]
+    assert json.loads(letters("requeue", "--json").out)["stay"] == {"malformed_avro": 1}
+
+
 def test_what_is_refused_is_counted_listed_and_shown(ready: Settings, letters: Callable[..., Ended]) -> None:
     publish(ready, [("page-views", b"k", b"\xff no avro"), ("page-views", b"k", None), ("custom-events", b"k", b"x")], {"trace": b"abc"})
     with recording(ready):

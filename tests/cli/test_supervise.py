@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.app import ROLES
-from pipeline.supervise import Part, Pauses, workers
+from pipeline.supervise import Part, Pauses, Supervisor, workers
 
 SUPERVISING = """
 import sys
@@ -73,6 +74,27 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_parts_may_come_and_go(tmp_path: Path) -> None:
+    """One that is not wanted any more is stopped, a new one is started, and the one that stays is left alone."""
+    first, second, third = (Part(name, (sys.executable, "-c", WAITS)) for name in ("first", "second", "third"))
+    log = tmp_path / "parts.log"
+    with log.open("wb") as output:
+        supervisor = Supervisor([first, second], {}, output=output)
+        running = threading.Thread(target=supervisor.run)
+        running.start()
+        try:
+            until(lambda: log.read_bytes().count(b"ready") == 2, "both run")
+            (stays,) = [life.process for life in supervisor._lives if life.part is second]
+            supervisor.run_these([second, third])
+            until(lambda: b"third  | ready" in log.read_bytes(), "the third runs")
+            until(lambda: {life.part.name for life in supervisor._lives} == {"second", "third"}, "the first has gone")
+            assert stays is not None
+            assert stays.poll() is None
+        finally:
+            supervisor.stop()
+            running.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

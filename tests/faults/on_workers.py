@@ -95,7 +95,7 @@ def an_exception_always(system: System) -> None:
         for kind in ROLES:
             system.publish_until(
                 lambda: all(f"name={kind}-0 part=run restart_in_s={pause}" in _plain(log.read_text()) for pause in ("1.0", "2.0"))
-            )  # noqa: B023
+            )
         assert PLANTED in log.read_text()
         bug.unlink()
         system.settle()
