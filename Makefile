@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults lint types format up down status bench lock clean
+.PHONY: help install demo test test-faults lint types format up down status bench bench-replay lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -57,6 +57,9 @@ status: $(INSTALLED) ## whether they run
 
 bench: $(INSTALLED) ## measure speed and memory end to end
 	$(BIN)/python -m bench
+
+bench-replay: $(INSTALLED) ## measure the bulk rebuild of a replay; EVENTS=n COOKIES=n
+	$(BIN)/python -m bench.replay $(if $(EVENTS),--events $(EVENTS)) $(if $(COOKIES),--cookies $(COOKIES))
 
 lock: $(INSTALLED) ## resolve pyproject.toml and infra/jars.in again; UPGRADE=1 takes the newest versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev $(if $(UPGRADE),--upgrade) \

@@ -99,7 +99,7 @@ def measure(traffic: Traffic, workers: int, scratch: Path) -> Result:
             _wait(ready)
             seconds = time.monotonic() - began
             used = {name: after.since(before[name]) for name, after in _usage(ready, run).items()}
-            rows = _rows(ready)
+            rows = rows_of_views(ready)
     if rows["events"] != traffic.events:
         raise UserError(f"published {traffic.events} events, ClickHouse shows {rows['events']}: see the log of the parts")
     return Result(
@@ -150,7 +150,7 @@ def _usage(ready: Stage, run: int) -> dict[str, Usage]:
     return usage.of({"publish": os.getpid()}) | usage.of_workers(run) | usage.of(ready.pids)
 
 
-def _rows(ready: Stage) -> dict[str, int]:
+def rows_of_views(ready: Stage) -> dict[str, int]:
     client = clickhouse.connect(ready.settings)
     return {
         view: client.execute(f"SELECT count() FROM {view}")[0][0] for view in ("events", "sessions", "contacts", "links", "failed_events")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def of_workers(parent: int) -> dict[str, Usage]:
 def of(pids: Mapping[str, int]) -> dict[str, Usage]:
     """Of each of these processes."""
     return {name: _usage(Path(f"/proc/{pid}")) for name, pid in pids.items()}
+
+
+def resident(parent: int) -> int:
+    """Bytes in memory now, of a process and its children (servers that it started for itself aside: they have a session of their own)."""
+    size = 0
+    for process in (Path(f"/proc/{parent}"), *_children(parent)):
+        with suppress(OSError):  # it ended meanwhile
+            if os.getsid(int(process.name)) == os.getsid(parent):
+                size += int(_field(process / "status", "VmRSS").removesuffix(" kB")) * 1024
+    return size
 
 
 def _children(parent: int) -> Iterator[Path]:

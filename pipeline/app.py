@@ -11,7 +11,7 @@
 * `pipeline/core/` says what all of it means, as pure functions: `sessions`, `identity`, `timeline` (spec: docs/spec).
   `pipeline/resolve.py` is the same on a file; whatever the workers do must come to its result.
 * A part is a consumer group of its own, one or more processes. One that is down holds up nobody but itself.
-* Raw topics are the source of truth and kept for ever. Everything else can be computed again from them.
+* Raw topics are the source of truth and kept for ever. Everything else can be computed again from them (pipeline/bulk/rebuild.py).
 * All of it, from the raw topics on, is a *generation*: `replay` builds another one beside it under names of its own (pipeline/replay).
 * At least once everywhere; state is a set of events, so a record that comes twice changes nothing. Order on every hop: write what
   follows, flush, then commit the offsets. State and outputs of a stateful part are one Kafka transaction (adapters/changelog.py).

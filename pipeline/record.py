@@ -233,14 +233,15 @@ class Recorder:
         return done
 
     def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> "Inserted":
-        decoded = self._registry.decode_events([message.value() for message in messages], topic)
+        keys, values = [message.key() for message in messages], [message.value() for message in messages]
+        decoded = self._registry.decode_events(values, topic)
         partitions = [message.partition() for message in messages]
         offsets = [message.offset() for message in messages]
         for batch in decoded.batches:
             places = [partitions[at] for at in batch.rows], [offsets[at] for at in batch.rows]
             event_rows.insert(client, event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
         refused = [(messages[at], refusal) for at, refusal in decoded.refused]
-        strays = [event for batch in decoded.batches for event in astray(batch, messages)]
+        strays = [event for batch in decoded.batches for event in astray(batch, keys, values)]
         return Inserted(len(messages) - len(refused), refused, strays)
 
     def _unburied(self, refused: list[tuple[Message, Refused]]) -> list[tuple[Message, Refused]]:
@@ -312,11 +313,14 @@ def _made_anew(topic: str) -> str | None:
     )
 
 
-def astray(batch: EventColumns, messages: Sequence[Message]) -> Iterator[event_copies.Published]:
-    """Events that their producer put under another key than their cookie's, where sessions do not look for them."""
+def astray(batch: EventColumns, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Iterator[event_copies.Published]:
+    """Events that their producer put under another key than their cookie's, where sessions do not look for them.
+
+    `keys` and `values` are those of all records that the batch was decoded from.
+    """
     for at, utk in zip(batch.rows, batch.columns["utk"], strict=True):
-        if utk is not None and messages[at].key() != (key := utk.encode()):
-            yield event_copies.Published("event-copies", key, messages[at].value())  # type: ignore[arg-type]
+        if utk is not None and keys[at] != (key := utk.encode()):
+            yield event_copies.Published("event-copies", key, values[at])  # type: ignore[arg-type]  # an event had a value
 
 
 def letter_headers(topic: str, message: Message, refusal: Refused) -> dead_letters.Headers:

@@ -62,10 +62,12 @@ class Registry:
             raise ValueError(f"a {record} has the fields {', '.join(names)}; given are {', '.join(fields)}")
         return self._headers[record] + self._writers[record]([fields[name] for name in names])
 
-    def encode_rows(self, record: str, rows: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Derived records that are given as their fields' values, in the order of `fields`."""
-        header, write = self._headers[record], self._writers[record]
-        return [header + write(row) for row in rows]
+    def encode_columns(self, record: str, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Derived records that are given as columns, in the order of `fields`: faster than one by one."""
+        types = (field["type"] for field in load_schemas()[record][-1].json["fields"])
+        encoded = [list(map(writer(type_), column)) for type_, column in zip(types, columns, strict=True)]
+        header = self._headers[record]
+        return [header + b"".join(fields) for fields in zip(*encoded, strict=True)]
 
     def fields(self, record: str) -> tuple[str, ...]:
         """Names of the fields of a record of ours."""

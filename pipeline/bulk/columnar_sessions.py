@@ -6,9 +6,11 @@ because the core imports nothing but the standard library and codecs (a test che
 Activity comes as rows in the order (portal_id, utk, occurred_at, event_id), each event once; `url` is that of a page view, else null.
 """
 
+from collections.abc import Callable
+
 import polars as pl
 
-from pipeline.core.sessions import Retention, traffic_source
+from pipeline.core.sessions import Retention, campaign, traffic_source
 
 COOKIE = ("portal_id", "utk")
 ORDER = (*COOKIE, "occurred_at", "event_id")
@@ -20,14 +22,18 @@ SESSION = (
 
 _HOST = r"^https?://([a-z0-9.-]+)(?::[0-9]*)?(?:[/?#]|$)"
 """As in the core: what is not so plain is asked of `traffic_source`."""
+_QUERY = r"^[^?#]*\?([^#]*)"
 
 
 def sessions(activity: pl.DataFrame, gap: int) -> pl.DataFrame:
-    """The sessions of sorted activity, in the order of cookies and time; `gap` in milliseconds. Sources never split a session here."""
+    """The sessions of sorted activity (`with_source`), in the order of cookies and time; `gap` in milliseconds.
+
+    Sources never split a session here.
+    """
     at = pl.col("occurred_at")
     is_first = (pl.col("portal_id") != pl.col("portal_id").shift()) | (pl.col("utk") != pl.col("utk").shift())
     starts = is_first.fill_null(value=True) | (at - at.shift() > gap) | pl.col("new_browser_session").fill_null(value=False)
-    placed = activity.with_columns(starts.cum_sum().alias("session"), _source(activity))
+    placed = activity.with_columns(starts.cum_sum().alias("session"))
     view = pl.col("url").drop_nulls()
     found = placed.group_by("session", maintain_order=True).agg(
         pl.col(COOKIE).first(),
@@ -72,13 +78,20 @@ def is_forgotten() -> pl.Expr:
     return before.fill_null(value=False)
 
 
-def _source(activity: pl.DataFrame) -> pl.Series:
-    """Traffic source of each page view, null if unknown. Asked once for each pair of addresses that may have one."""
-    pairs = activity.select("url", "referrer")
-    query = pl.col("url").str.contains(r"\?")
+def with_source(activity: pl.DataFrame) -> pl.DataFrame:
+    """With the traffic source of each page view, null if unknown. The core is asked once for each query, and each odd pair of addresses."""
+    query = pl.col("url").str.extract(_QUERY)
     site, origin = pl.col("url").str.extract(_HOST), pl.col("referrer").str.extract(_HOST)
-    foreign = pl.col("referrer").is_not_null() & (site != origin).fill_null(value=True)
-    asked = pairs.filter(pl.col("url").is_not_null() & (query | foreign)).unique()
-    known = [traffic_source(url, referrer) for url, referrer in asked.rows()]
-    sources = asked.with_columns(pl.Series("source", known, dtype=pl.String))
-    return pairs.join(sources, on=["url", "referrer"], how="left", nulls_equal=True, maintain_order="left")["source"]
+    is_odd = pl.col("url").is_not_null() & pl.col("referrer").is_not_null() & (site.is_null() | origin.is_null())
+    advertised = _asked(activity.select(query.alias("query")), campaign)
+    odd = _asked(activity.select(pl.when(is_odd).then(pl.col(name)).alias(name) for name in ("url", "referrer")), traffic_source)
+    elsewhere = pl.when(site != origin).then(origin)
+    return activity.with_columns(pl.coalesce(advertised, odd, elsewhere).alias("source"))
+
+
+def _asked(given: pl.DataFrame, function: Callable[..., str | None]) -> pl.Series:
+    """The function's answer for each row, called once for equal rows; null for one that begins with null."""
+    first = given.columns[0]
+    rows = given.filter(pl.col(first).is_not_null()).unique()
+    answers = rows.with_columns(pl.Series("answer", [function(*row) for row in rows.iter_rows()], pl.String))
+    return given.join(answers, on=given.columns, how="left", maintain_order="left")["answer"]

@@ -1,6 +1,7 @@
 """Units of work in processes, as many at a time as the machine has cores. They die with the process that began it all, even by kill -9."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline import logs
 from pipeline.bulk.workspace import Plan
+from pipeline.logs import logger
 from pipeline.settings import Settings
 from pipeline.supervise import die_with
 
@@ -17,6 +19,8 @@ Report = Callable[[int, int], None]
 """Hears of a number of messages, and of bytes, that have been worked on."""
 
 _LOOK_S = 0.2
+
+log = logger("rebuild")
 
 
 class Unit(NamedTuple):
@@ -36,8 +40,9 @@ class Crew:
         self._reports = reports
         self._heard = heard
 
-    def do(self, units: Sequence[Unit]) -> dict[str, Any]:
+    def do(self, stage: str, units: Sequence[Unit]) -> dict[str, Any]:
         """Returns when all are finished. Whatever one of them raises is raised here, after the others that had begun."""
+        began = time.monotonic()
         results = {unit.name: self._plan.result(unit.name) for unit in units if self._plan.is_finished(unit.name)}
         running = {self._pool.submit(unit.work, self._plan, *unit.arguments): unit for unit in units if unit.name not in results}
         try:
@@ -51,6 +56,7 @@ class Crew:
         except BaseException:
             self._pool.shutdown(cancel_futures=True)
             raise
+        log.info(stage, units=len(units), seconds=round(time.monotonic() - began, 2))
         return results
 
     def _listen(self) -> None:

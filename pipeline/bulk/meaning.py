@@ -80,11 +80,11 @@ def _write_sessions(at: Neighbours, changelog: Changelog, sessions: pl.DataFrame
         for portal, utk, event in sessions.select("portal_id", "utk", "first_event_id").iter_rows()
     ]
     sessions = sessions.with_columns(pl.Series("session_id", ids, pl.String)).select(at.registry.fields("session"))
-    values = at.registry.encode_rows("session", sessions.iter_rows())
+    columns = {name: sessions[name].to_list() for name in sessions.columns}
+    values = at.registry.encode_columns("session", list(columns.values()))
     keys = (f"{portal}|{utk}|{id_}".encode() for portal, utk, id_ in sessions.select("portal_id", "utk", "session_id").iter_rows())
     outputs = [Output("sessions", key, value) for key, value in zip(keys, values, strict=True)]
     commit(changelog, outputs, dict(items), {})
-    columns = {name: sessions[name].to_list() for name in sessions.columns}
     at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
 
 

@@ -17,15 +17,15 @@ from pipeline.lag import Readings
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
-BATCH_RECORDS = 50_000
-BATCH_BYTES = 32 << 20
+BATCH_RECORDS = 40_000
+BATCH_BYTES = 16 << 20
 """A batch is complete with so many records, or bytes."""
 _CONSUME = 10_000
 _CONSUME_S = 0.2
 _RETRY_S = 1.0
 _CONSUMER: dict[str, Any] = {
     "enable.partition.eof": True,
-    "queued.max.messages.kbytes": 32_768,
+    "queued.max.messages.kbytes": 16_384,
     "fetch.min.bytes": 1 << 20,
     "fetch.wait.max.ms": 100,
 }

@@ -24,6 +24,8 @@ from pipeline.bulk.spill import Spill
 from pipeline.bulk.workspace import Plan
 from pipeline.record import astray, letter_headers
 
+COPIES = "event-copies"
+
 
 class Read(NamedTuple):
     """What was in a partition."""
@@ -52,11 +54,12 @@ def read_partition(plan: Plan, topic: str, partition: int, buried: Sequence[int]
     known, done = frozenset(buried), Read(0, 0)
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, place, plan.start.get(place, 0), plan.until[place]):
-            decoded = at.registry.decode_events([message.value() for message in messages], topic)
-            _store(at, decoded, messages)
-            _pass_on(at, topic, decoded, messages)
-            _refuse(at, topic, decoded, messages, known)
-            _keep(spill, topic, decoded, messages)
+            taken = _decoded(at, topic, partition, messages)
+            _store(at, taken)
+            _pass_on(at, taken)
+            _refuse(at, taken, messages, known)
+            if topic in SOURCES:
+                _keep(spill, taken)
             size = sum(map(len, messages))
             done = Read(done.messages + len(messages), done.bytes + size)
             report(len(messages), size)
@@ -66,41 +69,57 @@ def read_partition(plan: Plan, topic: str, partition: int, buried: Sequence[int]
 
 def read_copies(plan: Plan, partition: int, until: int) -> None:
     """Copies that sessions would not see under their own keys, spilled with the rest of their cookies."""
-    topic = "event-copies"
-    spill = Spill(plan.spill(f"{topic}-{partition}"), "utk", plan.buckets(partition))
+    spill = Spill(plan.spill(f"{COPIES}-{partition}"), "utk", plan.buckets(partition))
     with neighbours(plan.settings) as at:
-        for messages in batches(plan.settings, (topic, partition), 0, until):
-            _keep(spill, topic, at.registry.decode_events([message.value() for message in messages], topic), messages)
+        for messages in batches(plan.settings, (COPIES, partition), 0, until):
+            _keep(spill, _decoded(at, COPIES, partition, messages))
 
 
-def _store(at: Neighbours, decoded: Decoded, messages: Sequence[Message]) -> None:
+class _Taken(NamedTuple):
+    """A batch of records of a partition."""
+
+    topic: str
+    partition: int
+    offsets: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    decoded: Decoded
+
+
+def _decoded(at: Neighbours, topic: str, partition: int, messages: Sequence[Message]) -> _Taken:
+    offsets = [message.offset() for message in messages]
+    keys, values = [message.key() for message in messages], [message.value() for message in messages]
+    decoded = at.registry.decode_events(values, topic)
+    return _Taken(topic, partition, offsets, keys, values, decoded)  # type: ignore[arg-type]
+
+
+def _store(at: Neighbours, taken: _Taken) -> None:
     def insert(client: Client) -> None:
-        for batch in decoded.batches:
-            partitions, offsets = zip(*((messages[row].partition(), messages[row].offset()) for row in batch.rows), strict=True)
-            event_rows.insert(client, event_rows.arrivals(batch, partitions, offsets, check=0))
+        for batch in taken.decoded.batches:
+            places = [taken.partition] * len(batch.rows), [taken.offsets[row] for row in batch.rows]
+            event_rows.insert(client, event_rows.arrivals(batch, *places, check=0))
 
     at.clickhouse.call(insert)
 
 
-def _pass_on(at: Neighbours, topic: str, decoded: Decoded, messages: Sequence[Message]) -> None:
+def _pass_on(at: Neighbours, taken: _Taken) -> None:
     """Evidence to its portal, and events under a wrong key to their cookie."""
-    for batch in decoded.batches:
-        for published in astray(batch, messages):
+    for batch in taken.decoded.batches:
+        for published in astray(batch, taken.keys, taken.values):
             at.producer.produce(*published)
-        if topic in EVIDENCE_SOURCES:
+        if taken.topic in EVIDENCE_SOURCES:
             for row, event in zip(batch.rows, batch.events(), strict=True):
-                at.producer.produce(EVIDENCE, route_key(event), messages[row].value())
+                at.producer.produce(EVIDENCE, route_key(event), taken.values[row])
 
 
-def _refuse(at: Neighbours, topic: str, decoded: Decoded, messages: Sequence[Message], buried: frozenset[int]) -> None:
+def _refuse(at: Neighbours, taken: _Taken, messages: Sequence[Message], buried: frozenset[int]) -> None:
     """Among the failed events, and among the dead letters if they are not there yet."""
     failed = []
-    for row, refused in decoded.refused:
-        message = messages[row]
-        headers = letter_headers(topic, message, refused)
-        failed.append(failed_rows.dead_letter(message.key(), message.value(), headers))
-        if message.offset() not in buried:
-            at.producer.produce(dead_letters.TOPIC, message.key(), message.value(), headers)
+    for row, refused in taken.decoded.refused:
+        headers = letter_headers(taken.topic, messages[row], refused)
+        failed.append(failed_rows.dead_letter(taken.keys[row], taken.values[row], headers))
+        if taken.offsets[row] not in buried:
+            at.producer.produce(dead_letters.TOPIC, taken.keys[row], taken.values[row], headers)
     at.clickhouse.call(partial(_insert_failed, failed))
 
 
@@ -108,9 +127,6 @@ def _insert_failed(rows: Sequence[Failed], client: Client) -> None:
     failed_rows.insert(client, rows)
 
 
-def _keep(spill: Spill, topic: str, decoded: Decoded, messages: Sequence[Message]) -> None:
-    if topic not in SOURCES:
-        return
-    keys, values = [message.key() for message in messages], [message.value() for message in messages]
-    for batch in decoded.batches:
-        spill.write(activity.rows(batch, keys, values))
+def _keep(spill: Spill, taken: _Taken) -> None:
+    for batch in taken.decoded.batches:
+        spill.write(activity.rows(batch, taken.keys, taken.values))

@@ -23,8 +23,8 @@ from pipeline.agents import identify, sessionize
 from pipeline.bulk.crew import Crew, Unit, crew
 from pipeline.bulk.meaning import identify_partition, sessionize_partition
 from pipeline.bulk.neighbours import ends, neighbours
-from pipeline.bulk.reading import Read, read_copies, read_partition, take_letters
-from pipeline.bulk.workspace import Place, Plan, opened
+from pipeline.bulk.reading import COPIES, Read, read_copies, read_partition, take_letters
+from pipeline.bulk.workspace import Place, Plan, check_places, opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.record import PART as RECORD
@@ -45,13 +45,15 @@ def rebuild(
     it returns, ClickHouse shows everything and workers that are started go on from `until`. Killed, it may be called again
     with the same arguments and goes on. UserError if the installation is not empty, or something outside must change.
     """
+    check_places(start or {}, until)
+    _refuse_beyond(settings, until)
     with opened(settings, policy, start or {}, until) as plan:
         done = _Done(progress)
         with crew(plan, done.add) as workers:
             _refuse_used(plan)
             letters = _letters(plan, workers)
             read = _read(plan, workers, letters, done)
-            workers.do([Unit("settle copies", settle_copies)])
+            workers.do("settled copies", [Unit("settle copies", settle_copies)])
             _compute(plan, workers, read, done)
             _commit(plan)
             done.tell()
@@ -88,6 +90,16 @@ class _Done:
         self._progress(self._messages // 2, self._bytes // 2)
 
 
+def _refuse_beyond(settings: Settings, until: Mapping[Place, int]) -> None:
+    """Nobody knows when records that are still to come will come."""
+    reached = ends(settings, sorted({topic for topic, _ in until}))
+    for (topic, partition), offset in until.items():
+        if offset > reached[topic, partition]:
+            raise UserError(
+                f"a rebuild up to {topic}[{partition}] {offset} was asked for, and the partition ends at {reached[topic, partition]}"
+            )
+
+
 def _refuse_used(plan: Plan) -> None:
     """A rebuild over the state of workers that have run would take their offsets back."""
     if plan.is_finished("begun"):
@@ -117,7 +129,7 @@ def _letters(plan: Plan, workers: Crew) -> dict[str, list[int]]:
         plan.finish("letters", [[partition, end] for (_, partition), end in ends(plan.settings, [dead_letters.TOPIC]).items()])
     units = [Unit(f"letters {partition}", take_letters, (partition, end)) for partition, end in plan.result("letters")]
     buried: dict[str, list[int]] = {}
-    for found in workers.do(units).values():
+    for found in workers.do("took over dead letters", units).values():
         for place, offsets in found.items():
             buried.setdefault(place, []).extend(offsets)
     return buried
@@ -130,7 +142,7 @@ def _read(plan: Plan, workers: Crew, buried: Mapping[str, list[int]], done: _Don
         done.add(*plan.result(name))
     units = [Unit(name, read_partition, (topic, number, buried.get(f"{topic}:{number}", []))) for name, (topic, number) in places.items()]
     of_partition = {number: Read(0, 0) for _, number in plan.until}
-    for name, (messages, size) in workers.do(units).items():
+    for name, (messages, size) in workers.do("read raw records", units).items():
         number = places[name][1]
         of_partition[number] = Read(of_partition[number].messages + messages, of_partition[number].bytes + size)
     return of_partition
@@ -138,10 +150,10 @@ def _read(plan: Plan, workers: Crew, buried: Mapping[str, list[int]], done: _Don
 
 def _compute(plan: Plan, workers: Crew, read: Mapping[int, Read], done: _Done) -> None:
     """Sessions and identities of all partitions. What ClickHouse passed on is complete by now."""
-    passed_on = ends(plan.settings, ["event-copies", identify.EVIDENCE])
-    of_cookies = [(number, end) for (topic, number), end in passed_on.items() if topic == "event-copies"]
+    passed_on = ends(plan.settings, [COPIES, identify.EVIDENCE])
+    of_cookies = [(number, end) for (topic, number), end in passed_on.items() if topic == COPIES]
     of_portals = [(number, end) for (topic, number), end in passed_on.items() if topic == identify.EVIDENCE and end]
-    workers.do([Unit(f"read event-copies {number}", read_copies, (number, end)) for number, end in of_cookies])
+    workers.do("read copies", [Unit(f"read event-copies {number}", read_copies, (number, end)) for number, end in of_cookies])
     units = []
     for number, _ in of_cookies:
         applied = _applied(plan, number, passed_on)
@@ -150,20 +162,23 @@ def _compute(plan: Plan, workers: Crew, read: Mapping[int, Read], done: _Done) -
             units.append(Unit(f"sessionize {number}", sessionize_partition, (number, applied, *counted)))
         if not applied or plan.is_finished(f"sessionize {number}"):
             done.add(*counted)
-    workers.do(units + [Unit(f"identify {number}", identify_partition, (number, end)) for number, end in of_portals])
+    workers.do(
+        "computed sessions and identities",
+        units + [Unit(f"identify {number}", identify_partition, (number, end)) for number, end in of_portals],
+    )
 
 
 def _applied(plan: Plan, partition: int, passed_on: Mapping[Place, int]) -> dict[str, int]:
     """The last offset that the state of a partition of cookies has, of each source."""
     ended = {topic: plan.until.get((topic, partition), 0) for topic in sessionize.SOURCES if topic in RAW_TOPICS.values()}
-    ended["event-copies"] = passed_on["event-copies", partition]
+    ended[COPIES] = passed_on[COPIES, partition]
     return {topic: end - 1 for topic, end in ended.items() if end}
 
 
 def _commit(plan: Plan) -> None:
     """The offsets of all parts: raw topics as far as they were rebuilt, what follows from them as far as it goes."""
     settings = plan.settings
-    derived = ends(settings, [*derived_rows.TABLES, identify.EVIDENCE, "event-copies"])
+    derived = ends(settings, [*derived_rows.TABLES, identify.EVIDENCE, COPIES])
     letters = {(dead_letters.TOPIC, number): end for number, end in plan.result("letters")}
     reached = {**plan.until, **derived, **letters}
     moment = str(time.time_ns() // 1_000_000)

@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.adapters.avro import Registry
 from pipeline.agents.visitor import VIEW, Cookie, Rules, Visitor, encoded_chunks, packed_session
 from pipeline.bulk import activity
-from pipeline.bulk.columnar_sessions import COOKIE, ORDER, SESSION, forgotten, is_forgotten, sessions
+from pipeline.bulk.columnar_sessions import COOKIE, ORDER, SESSION, forgotten, is_forgotten, sessions, with_source
 from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, trace
 from pipeline.core.events import Event, EventId, PortalId, Utk
 from pipeline.core.sessions import Session
@@ -53,11 +53,12 @@ def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _plain(rows: pl.DataFrame, rules: Rules, registry: Registry) -> Known:
     """Of cookies whose events are their own and have one copy each. The rows are in order."""
-    active = rows.filter("is_active")
+    active = with_source(rows.filter("is_active"))
     cut = forgotten(active, rules.retention)
     marked = rows.join(cut, on=COOKIE, how="left", maintain_order="left").with_columns(is_forgotten().alias("gone"))
     items = dict(_chunks(marked.filter(~pl.col("gone")), registry))
-    before = sessions(marked.filter("gone", "is_active"), rules.policy.gap).group_by(COOKIE, maintain_order=True).last()
+    gone = active.join(cut, on=COOKIE, how="inner", maintain_order="left").filter(is_forgotten())
+    before = sessions(gone, rules.policy.gap).group_by(COOKIE, maintain_order=True).last()
     for portal, utk, *fields in before.select(SESSION).iter_rows():
         items[f"{portal}|{utk}".encode()] = packed_session(Session(*fields))
     return Known(sessions(active, rules.policy.gap).cast(SESSION_TYPES), items)

@@ -29,7 +29,7 @@ from pipeline.settings import Settings
 Place = tuple[str, int]
 """Topic (logical name) and partition."""
 
-BUCKET_ROWS = 100_000
+BUCKET_ROWS = 50_000
 """About so many records of cookies are in memory at once, for each process."""
 
 
@@ -77,9 +77,8 @@ class Plan:
 def opened(settings: Settings, policy: Policy, start: Mapping[Place, int], until: Mapping[Place, int]) -> Iterator[Plan]:
     """The plan, new or gone on with. When the block ends well, everything on disk is removed.
 
-    UserError if another process is at it, if the offsets are of no raw topic, or if something else was begun here.
+    UserError if another process is at it, or if something else was begun here.
     """
-    _check(start, until)
     directory = settings.data_dir / "rebuild" / re.sub("[^a-zA-Z0-9._-]", "-", kafka.topic_name(settings, "sessions"))
     directory.mkdir(parents=True, exist_ok=True)
     plan = Plan(settings, policy, dict(start), dict(until), directory.resolve())
@@ -93,7 +92,8 @@ def opened(settings: Settings, policy: Policy, start: Mapping[Place, int], until
         shutil.rmtree(directory)
 
 
-def _check(start: Mapping[Place, int], until: Mapping[Place, int]) -> None:
+def check_places(start: Mapping[Place, int], until: Mapping[Place, int]) -> None:
+    """UserError if one of these is no partition of a raw topic."""
     for topic, partition in (*start, *until):
         if topic not in RAW_TOPICS.values() or not 0 <= partition < load_topics()[topic].partitions:
             raise UserError(f"{topic}[{partition}] is no partition of a raw topic: expected one of {', '.join(RAW_TOPICS.values())}")

@@ -112,24 +112,29 @@ def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | 
 
 @lru_cache(4096)
 def traffic_source(url: str, referrer: str | None) -> str | None:
-    """Where a page view came from: campaign parameters, else an advertiser's click id, else another site; None if unknown.
-
-    Parameters are decoded as in a form; an empty value is none, and of a repeated parameter the first value counts.
-    """
+    """Where a page view came from: campaign parameters, else an advertiser's click id, else another site; None if unknown."""
     query = url.partition("#")[0].partition("?")[2]
-    if query and ("utm_" in query or "id=" in query or "%" in query):
-        values = _parameters(query)
-        utm = [values.get(name, "") for name in UTM_PARAMETERS]
-        if any(utm):
-            return "/".join(utm)
-        for name in CLICK_ID_PARAMETERS:
-            if name in values:
-                return name
+    if query and (advertised := campaign(query)) is not None:
+        return advertised
     if referrer is not None:
         host = _host(referrer)
         if host is not None and host != _host(url):
             return host
     return None
+
+
+def campaign(query: str) -> str | None:
+    """What the query of an address says of where a page view came from; None if nothing.
+
+    Parameters are decoded as in a form; an empty value is none, and of a repeated parameter the first value counts.
+    """
+    if not ("utm_" in query or "id=" in query or "%" in query):
+        return None
+    values = _parameters(query)
+    utm = [values.get(name, "") for name in UTM_PARAMETERS]
+    if any(utm):
+        return "/".join(utm)
+    return next((name for name in CLICK_ID_PARAMETERS if name in values), None)
 
 
 def _parameters(query: str) -> dict[str, str]:

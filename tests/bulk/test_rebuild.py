@@ -1,9 +1,14 @@
 """A rebuild leaves what live workers leave, and they go on from it; on real servers, with real workers."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
@@ -12,14 +17,16 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.bulk.neighbours import ends
 from pipeline.bulk.rebuild import rebuild
+from pipeline.bulk.workspace import opened
 from pipeline.core.policy import Policy
+from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.resolve import resolve_lines
 from pipeline.settings import Settings
 from tests.builders import line, page_view
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
-from tests.end_to_end.running import caught_up, running
+from tests.end_to_end.running import caught_up, children, running
 
 VIEWS = ("events", "event_owners", "timeline", "sessions", "contacts", "links", "failed_events")
 LINES = collisions(4_000, seed=3)
@@ -103,7 +110,7 @@ def live(settings: Settings, log: Path) -> None:
         caught_up(settings, log)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Settings, other: Settings, tmp_path: Path) -> None:
     """Views equal byte for byte; and with later events that touch what was rebuilt, live workers come to what `resolve` says of all."""
     published(settings, [*EARLY, b"no line"], tmp_path)
@@ -128,3 +135,90 @@ def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Setti
     for name in ("contacts", "links", "sessions", "events"):
         assert getattr(found, name) == getattr(resolution, name), name
     assert sorted(row.detail for row in found.rejected) == sorted(row.detail for row in resolution.rejected)
+
+
+REBUILD = """
+import msgspec, sys
+from pipeline.bulk.rebuild import rebuild
+from pipeline.bulk.workspace import opened
+from pipeline.core.policy import Policy
+from pipeline.errors import UserError
+from pipeline.settings import load
+if __name__ == "__main__":
+    until = {(topic, partition): offset for topic, partition, offset in msgspec.json.decode(sys.argv[1])}
+    rebuild(load(), Policy(), until, lambda messages, size: print(messages, flush=True))
+"""
+
+
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_it_comes_to_the_same(settings: Settings, other: Settings, tmp_path: Path) -> None:
+    """Kill -9 amid reading and later: called again with the same arguments it goes on, and leaves what an undisturbed rebuild leaves."""
+    published(settings, EARLY, tmp_path)
+    poison(settings)
+    copied(settings, other)
+    clickhouse.migrate(settings)
+    rebuild(settings.model_copy(update={"data_dir": tmp_path / "undisturbed"}), Policy(), raw_ends(settings), lambda *_: None)
+    expected = views(settings)
+
+    program = tmp_path / "program.py"
+    program.write_text(REBUILD)
+    finished: list[int] = []
+    for stage in ("read page-views 1", "settle copies", "sessionize 4", None):
+        with (tmp_path / "rebuild.log").open("ab") as log:
+            process = _started(program, other, log)
+            if stage is not None:
+                _until_begun(process, tmp_path, stage)
+                workers = children(process.pid)
+                process.kill()
+                _until_dead(workers)
+            assert (process.wait(180) == 0) == (stage is None), (tmp_path / "rebuild.log").read_text()
+        finished.append(len(list(tmp_path.glob("rebuild/*/*.done"))))
+    assert finished == [*sorted(finished[:-1]), 0]
+    shown = views(other)
+    for view in VIEWS[:-1]:
+        assert shown[view] == expected[view], view
+    assert without_places(shown["failed_events"]) == without_places(expected["failed_events"])
+
+
+def test_a_used_installation_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """A second rebuild over what workers may have gone on from would take their offsets back."""
+    topics.create_topics(settings)
+    clickhouse.migrate(settings)
+    published(settings, EARLY[:20], tmp_path)
+    mine = settings.model_copy(update={"data_dir": tmp_path})
+    with pytest.raises(UserError, match=r"page-views\[0\] 99 was asked for"):
+        rebuild(mine, Policy(), {("page-views", 0): 99}, lambda *_: None)
+    with pytest.raises(UserError, match="no partition of a raw topic"):
+        rebuild(mine, Policy(), {("sessions", 0): 1}, lambda *_: None)
+    rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+    with pytest.raises(UserError, match="has committed offsets"):
+        rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+
+
+def test_another_rebuild_in_the_same_place_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """What was spilled up to other offsets, or under another policy, must not be mixed in."""
+    mine = settings.model_copy(update={"data_dir": tmp_path})
+    with pytest.raises(RuntimeError, match="stopped"), opened(mine, Policy(), {}, {("page-views", 0): 5}):
+        raise RuntimeError("stopped")
+    with pytest.raises(UserError, match="other ends"), opened(mine, Policy(), {}, {("page-views", 0): 6}):
+        pass
+
+
+def _started(program: Path, settings: Settings, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    until = [(topic, partition, offset) for (topic, partition), offset in raw_ends(settings).items()]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, **settings.environment(), "PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, str(program), msgspec.json.encode(until).decode()], env=environment, stdout=log, stderr=log)
+
+
+def _until_begun(process: "subprocess.Popen[bytes]", directory: Path, stage: str) -> None:
+    """Until units of this stage are at work: the one before it in its stage, or itself, is done."""
+    while process.poll() is None and not list(directory.glob(f"rebuild/*/{stage}.done")):
+        time.sleep(0.02)
+
+
+def _until_dead(pids: Sequence[int]) -> None:
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3] for pid in pids):
+        assert time.monotonic() < deadline, "processes of a killed rebuild live on"
+        time.sleep(0.05)

@@ -16,7 +16,7 @@ from pipeline.agents.sessionize import Visitors
 from pipeline.agents.visitor import Cookie, Rules, Visitor
 from pipeline.agents.words import Words
 from pipeline.bulk import activity
-from pipeline.bulk.columnar_sessions import COOKIE, ORDER, SESSION, sessions
+from pipeline.bulk.columnar_sessions import COOKIE, ORDER, SESSION, sessions, with_source
 from pipeline.bulk.visitors import known
 from pipeline.core.copies import KEPT_BY_SESSIONS, trace
 from pipeline.core.events import Event, PortalId, Utk
@@ -113,7 +113,7 @@ def test_a_bucket_is_what_a_worker_makes_of_it(
 def test_columns_equal_the_fold(registry: Registry, events: list[Event], gap: int) -> None:
     """Each event once: sessions in columns are those of the core's fold."""
     plain = [event for event in events if activity_of(event) is not None]
-    ordered = rows(registry, records(plain, [])).filter("is_active").sort(ORDER)
+    ordered = with_source(rows(registry, records(plain, [])).filter("is_active").sort(ORDER))
     expected = []
     for (portal, cookie), of_cookie in sorted(by_cookie(records(plain, [])).items()):
         found = fold(sorted(a for a in map(activity_of, of_cookie) if a is not None), SessionPolicy(Duration(gap)))

@@ -1,0 +1,134 @@
+# ruff: noqa: FBT002 - switches are options of the command line
+"""`python -m bench.replay`: how fast the bulk rebuild of a replay is on this machine, and how much memory it takes.
+
+Kafka, ClickHouse and the rebuild share the machine. Made-up events are published first, which is not measured. Measured: events per
+second from the call of `rebuild` to its return; CPU time of the rebuild (all its processes) and of the servers; the peak of the
+memory of all processes of the rebuild together, looked at ten times a second (VmRSS: pages that they share count in each).
+"""
+
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import usage
+from bench.__main__ import rows_of_views
+from bench.traffic import Traffic
+from infra.demo.stage import Stage, stage
+from pipeline import logs, output
+from pipeline.adapters import clickhouse, topics
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.bulk.neighbours import ends
+from pipeline.bulk.rebuild import rebuild
+from pipeline.cli import end, guarded
+from pipeline.core.policy import Policy
+from pipeline.errors import UserError
+from pipeline.publish import publish
+from pipeline.settings import Log
+
+_LOOK_S = 0.1
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`cpu_s` by process; `peak_mb` (10^6 bytes) of the rebuild's processes together."""
+
+    events: int
+    cookies: int
+    cores: int
+    seconds: float
+    events_per_s: float
+    cpu_s: dict[str, float]
+    peak_mb: float
+    rows: dict[str, int]
+
+
+@app.command()
+def bench(
+    events: Annotated[int, typer.Option(min=1, help="Events to generate.")] = 1_000_000,
+    cookies: Annotated[int, typer.Option(min=1, help="Cookies that they belong to.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
+    directory: Annotated[Path | None, typer.Option(help="Where servers and events go; otherwise a temporary directory.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure the bulk rebuild on this machine. Its stages and their times are logged."""
+    logs.configure(Log(level="info"))
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as scratch:
+        show(measure(Traffic(events, min(cookies, events), seed), Path(scratch)), as_json=json)
+
+
+def measure(traffic: Traffic, scratch: Path) -> Result:
+    """Runs everything once. UserError if events are missing at the end."""
+    file = scratch / "events.jsonl"
+    traffic.write(file)
+    with stage(scratch / "servers") as ready:
+        topics.create_topics(ready.settings)
+        clickhouse.migrate(ready.settings)
+        publish(ready.settings, file)
+        until = ends(ready.settings, list(RAW_TOPICS.values()))
+        before, began = _cpu(ready), time.monotonic()
+        with _watched() as peak:
+            rebuild(ready.settings, Policy(), until, lambda *_: None)
+        seconds = time.monotonic() - began
+        used = {name: after - before[name] for name, after in _cpu(ready).items()}
+        rows = rows_of_views(ready)
+    if rows["events"] != traffic.events:
+        raise UserError(f"published {traffic.events} events, ClickHouse shows {rows['events']}")
+    cores = os.cpu_count() or 1
+    return Result(traffic.events, traffic.cookies, cores, seconds, traffic.events / seconds, used, max(peak) / 1e6, rows)
+
+
+def show(result: Result, *, as_json: bool) -> None:
+    """Prints the result."""
+    if as_json:
+        output.print_json(asdict(result))
+        return
+    measures: list[tuple[str, str]] = [
+        ("events / cookies", f"{result.events:,} / {result.cookies:,}"),
+        ("cores", f"{result.cores}"),
+        ("rebuild", f"{result.events_per_s:,.0f} events/s"),
+        ("peak memory of the rebuild", f"{result.peak_mb:,.0f} MB"),
+        *((f"CPU time of {name}", f"{cpu / result.events * 1e6:,.1f} us/event") for name, cpu in result.cpu_s.items()),
+        *((f"rows of {name}", f"{count:,}") for name, count in result.rows.items()),
+    ]
+    output.print_table(("measure", "#value"), measures)
+
+
+def _cpu(ready: Stage) -> dict[str, float]:
+    """Of this process and those that it has ended, and of the servers, in seconds."""
+    mine = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own = sum(each.ru_utime + each.ru_stime for each in mine)
+    return {"the rebuild": own} | {name: used.cpu_s for name, used in usage.of(ready.pids).items()}
+
+
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """The memory of this process and its children together, as often as it was looked at."""
+    over = threading.Event()
+    seen: list[int] = []
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            seen.append(usage.resident(os.getpid()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+if __name__ == "__main__":
+    end(guarded(app, "python -m bench.replay"))
