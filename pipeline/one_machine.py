@@ -9,18 +9,29 @@ from pipeline.app import ROLES
 from pipeline.effective import effective
 from pipeline.logs import logger
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor, workers
+from pipeline.supervise import Part, Supervisor, workers
 
 log = logger("run")
 
 
-def run(settings: Settings, count: int) -> int:
-    """Runs `count` processes of each part until a signal; returns the exit code. UserError if a server cannot be used."""
+def run(settings: Settings, count: int, *, edge: bool = False) -> int:
+    """Runs `count` processes of each part, and the collector if asked for, until a signal; returns the exit code.
+
+    UserError if a server or the portals file cannot be used.
+    """
+    edge_parts = _edge(settings) if edge else []
     with _servers(settings) as found:
         topics.create_topics(found)
         clickhouse.migrate(found)
-        supervisor = Supervisor(workers(ROLES, count), found.environment(), prefix_lines=found.log.format == "text")
+        supervisor = Supervisor([*workers(ROLES, count), *edge_parts], found.environment(), prefix_lines=found.log.format == "text")
         return supervisor.run()
+
+
+def _edge(settings: Settings) -> list[Part]:
+    from pipeline.edge import portals, serve
+
+    portals.load(settings.edge.portals_file)
+    return serve.parts(1)
 
 
 @contextmanager

@@ -71,13 +71,23 @@ class Supervisor:
     """Runs `parts` until a signal arrives or `stop` is called."""
 
     def __init__(
-        self, parts: Sequence[Part], environment: Mapping[str, str], *, prefix_lines: bool = True, pauses: Pauses = Pauses()
+        self,
+        parts: Sequence[Part],
+        environment: Mapping[str, str],
+        *,
+        prefix_lines: bool = True,
+        pauses: Pauses = Pauses(),
+        handed_on: Sequence[signal.Signals] = (),
     ) -> None:
-        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name."""
+        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name.
+
+        Signals that are `handed_on` go to the parts, and stop nothing.
+        """
         self._lives = [_Life(part) for part in parts]
         self._environment = {**_FRUGAL, **os.environ, **environment}
         self._prefix_width = max((len(part.name) for part in parts), default=0) if prefix_lines else None
         self._pauses = pauses
+        self._handed_on = handed_on
         self._signals = 0
         self._exit_code = 0
 
@@ -96,6 +106,10 @@ class Supervisor:
     def stop(self) -> None:
         """As a signal would; may be called from a signal handler or another thread."""
         self._signals += 1
+
+    def _hand_on(self, number: signal.Signals) -> None:
+        for life in self._lives:
+            _signal(life, number)
 
     def _care_for(self, life: _Life) -> None:
         now = time.monotonic()
@@ -174,9 +188,10 @@ class Supervisor:
             yield
             return
         handled = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and signal.SIGHUP not in self._handed_on:  # nohup
             handled.append(signal.SIGHUP)
         before = {number: signal.signal(number, lambda *_: self.stop()) for number in handled}
+        before |= {number: signal.signal(number, lambda number, _: self._hand_on(signal.Signals(number))) for number in self._handed_on}
         try:
             yield
         finally:

@@ -12,7 +12,23 @@ from pipeline.app import ROLES
 from tests.builders import START, form_submission, line, page_view
 from tests.cli.conftest import Run
 
-COMMANDS = ["resolve", "publish", "worker", "run", "timeline", "explain", "status", "config", "migrate", "topics", "dead-letters", "demo"]
+COMMANDS = [
+    "resolve",
+    "publish",
+    "worker",
+    "run",
+    "timeline",
+    "explain",
+    "status",
+    "config",
+    "migrate",
+    "topics",
+    "dead-letters",
+    "demo",
+    "edge",
+    "link",
+    "debug",
+]
 NOTHING_LISTENS = "127.0.0.1:1"
 
 

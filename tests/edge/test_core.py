@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_shortened(given: str | None, kept: str | None) -> None:
 )
 def test_client_behind_proxies(forwarded: list[str], client: str) -> None:
     """The last hop that is not a proxy of ours is who asked; what that one says about others is not believed."""
-    trusted = [addresses.ip_network("10.0.0.0/8")]
+    trusted = [ip_network("10.0.0.0/8")]
     assert addresses.client("10.0.0.1", forwarded, trusted) == client
 
 

@@ -193,6 +193,13 @@ def _returned_click(hit: Mapping[str, Any], portal: Portal, request: Request, al
     return links.click_fields(click, Utk(utk))
 
 
+def clicker(portal: Portal, request: Request) -> Fields:
+    """Who followed a link, where the portal need not ask first: the link's host knows of no answer."""
+    if not _consent(None, portal, request).analytics:
+        return {}
+    return {"ip": addresses.kept(request.ip, portal.ip), "user_agent": request.user_agent}
+
+
 _MADE: Mapping[str, Callable[[Mapping[str, Any], Portal, Request, Consent], Fields | Dropped]] = {
     "page_view": _page_view,
     "custom_event": lambda hit, *rest: (_answer if hit.get("name") == CONSENT_EVENT else _custom_event)(hit, *rest),
