@@ -10,6 +10,7 @@
 
 * `pipeline/core/` says what all of it means, as pure functions: `sessions`, `identity`, `timeline` (spec: docs/spec).
   `pipeline/resolve.py` is the same on a file; whatever the workers do must come to its result.
+* `publish` (files) and the collector (browsers, forms and mails: `pipeline/edge/`) write the raw topics.
 * A part is a consumer group of its own, one or more processes. One that is down holds up nobody but itself.
 * Raw topics are the source of truth and kept for ever. Everything else can be computed again from them (pipeline/bulk/rebuild.py).
 * All of it, from the raw topics on, is a *generation*: `replay` builds another one beside it under names of its own (pipeline/replay).

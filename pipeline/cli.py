@@ -20,11 +20,14 @@ import typer
 from pipeline.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from pipeline.edge.core.portal import Portal
     from pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The Kafka topics of topics/*.yaml.")
 app.add_typer(topics_app, name="topics")
+edge_app = typer.Typer(rich_markup_mode=None, help="The collector: from browsers, forms and mails to the raw topics.")
+app.add_typer(edge_app, name="edge")
 letters_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was refused: count it, look at it, put it back.")
 app.add_typer(letters_app, name="dead-letters")
 replay_app = typer.Typer(
@@ -114,6 +117,7 @@ def worker(
 @app.command()
 def run(
     workers: Annotated[int, typer.Option(min=1, help="Processes of each part.")] = 1,
+    edge: Annotated[bool, typer.Option("--edge", help="Run the collector too.")] = False,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run every part on this machine, with the embedded servers if no others are set; Ctrl-C stops all."""
@@ -123,7 +127,48 @@ def run(
         die_with(parent)
     from pipeline import one_machine
 
-    raise typer.Exit(one_machine.run(_settings(), workers))
+    raise typer.Exit(one_machine.run(_settings(), workers, edge=edge))
+
+
+@edge_app.callback(invoke_without_command=True)
+def edge(
+    context: typer.Context,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the collector until it is stopped: hits, forms and tracked links become raw events. SIGHUP reads the portals again."""
+    if context.invoked_subcommand is not None:
+        return
+    if parent is not None:
+        from pipeline.supervise import die_with
+
+        die_with(parent)
+    from pipeline.edge.serve import serve
+
+    raise typer.Exit(serve(_settings(), processes))
+
+
+@app.command()
+def link(
+    portal: Annotated[int, typer.Option(min=1, help="Portal id.")],
+    recipient: Annotated[str, typer.Option(help="Address that the mail goes to.")],
+    send: Annotated[str, typer.Option(help="Name of the mailing.")],
+    url: Annotated[str, typer.Option(help="Where the link leads.")],
+    host: Annotated[str | None, typer.Option(help="Origin of a collector; otherwise the portal's first.")] = None,
+) -> None:
+    """Print a tracked link for a mail: following it is a click of its recipient."""
+    from pipeline.edge.linking import tracked_link
+
+    print(tracked_link(_portal(portal), recipient, send, url, host=host))
+
+
+@app.command()
+def debug(portal: Annotated[int, typer.Option(min=1, help="Portal id.")], json: Json = False) -> None:
+    """Show a portal's events as they are accepted, until Ctrl-C. What is shown is personal."""
+    from pipeline.edge import debug as showing
+
+    for event in showing.accepted(_settings(), portal):
+        print(showing.as_json(event) if json else showing.in_words(event), flush=True)
 
 
 @app.command()
@@ -428,6 +473,17 @@ def _from_the_command_on(trace: TracebackType | None) -> TracebackType | None:
             ours = at.tb_next
         at = at.tb_next
     return ours
+
+
+def _portal(portal: int) -> "Portal":
+    from pipeline.core.events import PortalId
+    from pipeline.edge import portals
+
+    settings = _settings()
+    found = portals.load(settings.edge.portals_file).get(PortalId(portal))
+    if found is None:
+        raise UsageError(f"portal {portal} is not in {settings.edge.portals_file} (edge.portals_file)")
+    return found
 
 
 def _settings(instance: str | None = None) -> "Settings":

@@ -4,7 +4,7 @@ Generations come and go while it runs (`replay`): it looks every few seconds whi
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pipeline import settings as reading
@@ -23,14 +23,19 @@ _LOOK_EVERY_S = 2.0
 log = logger("run")
 
 
-def run(settings: Settings, count: int) -> int:
-    """Runs `count` processes of each part until a signal; returns the exit code. UserError if a server cannot be used."""
+def run(settings: Settings, count: int, *, edge: bool = False) -> int:
+    """Runs `count` processes of each part, and the collector if asked for, until a signal; returns the exit code.
+
+    UserError if a server or the portals file cannot be used.
+    """
+    edge_parts = _edge(settings) if edge else []
     with _servers(settings) as found:
         kafka.reach(found)
         following = registry.read(found).following
-        supervisor = Supervisor(_parts(found, count, following), found.environment(), prefix_lines=found.log.format == "text")
+        parts = [*_parts(found, count, following), *edge_parts]
+        supervisor = Supervisor(parts, found.environment(), prefix_lines=found.log.format == "text")
         ended = threading.Event()
-        threading.Thread(target=_follow, args=(found, count, following, supervisor, ended), daemon=True).start()
+        threading.Thread(target=_follow, args=(found, count, edge_parts, following, supervisor, ended), daemon=True).start()
         try:
             return supervisor.run()
         finally:
@@ -48,17 +53,26 @@ def _parts(settings: Settings, count: int, following: Iterable[Generation]) -> l
     return parts
 
 
-def _follow(settings: Settings, count: int, known: Iterable[Generation], supervisor: Supervisor, ended: threading.Event) -> None:
-    """Tells the supervisor when generations have come or gone."""
+def _follow(
+    settings: Settings, count: int, beside: Sequence[Part], known: Iterable[Generation], supervisor: Supervisor, ended: threading.Event
+) -> None:
+    """Tells the supervisor when generations have come or gone; the parts `beside` them stay."""
     numbers = [generation.number for generation in known]
     while not ended.wait(_LOOK_EVERY_S):
         try:
             following = registry.read(settings).following
             if numbers != (now := [generation.number for generation in following]):
-                supervisor.run_these(_parts(settings, count, following))
+                supervisor.run_these([*_parts(settings, count, following), *beside])
                 numbers = now
         except UserError as error:
             log.warning("cannot see which generations there are", error=str(error))
+
+
+def _edge(settings: Settings) -> list[Part]:
+    from pipeline.edge import portals, serve
+
+    portals.load(settings.edge.portals_file)
+    return serve.parts(1)
 
 
 @contextmanager

@@ -105,6 +105,21 @@ class Worker(Section):
     ] = "stop"
 
 
+class Edge(Section):
+    portals_file: Annotated[Path, Field(description="TOML file of the portals that the collector serves.")] = Path("portals.toml")
+    host: Annotated[str, Field(min_length=1, description="Address that the collector listens on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="Port that the collector listens on.")] = 8400
+    metrics_port: Annotated[
+        int, Field(ge=0, le=65000, description="Port of /metrics; each further process of the collector takes the next one. 0 is none.")
+    ] = 9464
+    spool_bytes: Annotated[
+        int, Field(ge=1 << 16, description="Most that each process of the collector keeps on disk while Kafka is away.")
+    ] = 1 << 30
+    trusted_proxies: Annotated[
+        str, Field(description="Networks of your own proxies, separated by commas, whose X-Forwarded-For is believed.")
+    ] = ""
+
+
 class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least severe messages to show.")] = "info"
     format: Annotated[Literal["text", "json"], Field(description="Text for people, or one JSON object a line.")] = "text"
@@ -128,6 +143,7 @@ class Settings(BaseSettings):
     sessions: Sessions = Sessions()
     dead_letters: DeadLetters = DeadLetters()
     worker: Worker = Worker()
+    edge: Edge = Edge()
     log: Log = Log()
     policy_file: Annotated[
         Path | None, Field(description="TOML file of the policy (sessions.gap, identity.rebind ...); without it the defaults.")

@@ -82,10 +82,11 @@ class Supervisor:
         prefix_lines: bool = True,
         pauses: Pauses = Pauses(),
         output: BinaryIO | None = None,
+        handed_on: Sequence[signal.Signals] = (),
     ) -> None:
         """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name.
 
-        `output`: where it is shown, stderr unless something else is given.
+        `output`: where it is shown, stderr unless something else is given. Signals that are `handed_on` go to the parts, and stop nothing.
         """
         self._wanted = tuple(parts)
         self._lives: list[_Life] = []
@@ -94,6 +95,7 @@ class Supervisor:
         self._prefix_width = 0
         self._output = output
         self._pauses = pauses
+        self._handed_on = handed_on
         self._signals = 0
         self._exit_code = 0
 
@@ -127,6 +129,10 @@ class Supervisor:
                 _signal(life, signal.SIGTERM)
         self._lives = [life for life in self._lives if life.retired_at is None or life.process is not None]
         self._lives += [_Life(part) for name, part in wanted.items() if name not in {life.part.name for life in self._lives}]
+
+    def _hand_on(self, number: signal.Signals) -> None:
+        for life in self._lives:
+            _signal(life, number)
 
     def _care_for(self, life: _Life) -> None:
         now = time.monotonic()
@@ -217,9 +223,10 @@ class Supervisor:
             yield
             return
         handled = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and signal.SIGHUP not in self._handed_on:  # nohup
             handled.append(signal.SIGHUP)
         before = {number: signal.signal(number, lambda *_: self.stop()) for number in handled}
+        before |= {number: signal.signal(number, lambda number, _: self._hand_on(signal.Signals(number))) for number in self._handed_on}
         try:
             yield
         finally:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOPICS = ROOT / "topics"
 SCHEMAS = ROOT / "schemas"
 
-PARTS = frozenset({"publish", "sessionize", "identify", "record"})
+PARTS = frozenset({"publish", "edge", "sessionize", "identify", "record"})
 """The parts that produce and consume."""
 
 _TOPIC_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

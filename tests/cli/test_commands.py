@@ -26,6 +26,9 @@ COMMANDS = [
     "dead-letters",
     "replay",
     "demo",
+    "edge",
+    "link",
+    "debug",
 ]
 NOTHING_LISTENS = "127.0.0.1:1"
 

@@ -125,7 +125,7 @@ def test_an_event_schema_has_the_fields_of_its_class_in_their_order(name: str) -
         ({"schemas": None, "internal": "somewhere"}, "internal must name a module of pipeline"),
         ({"schemas": []}, "schemas must be a list of at least one name"),
         ({"schemas": ["visit", "visit"]}, "schemas must be a list of at least one name, each once"),
-        ({"producers": ["nobody"]}, "producers: nobody is no part; parts are identify, publish, record, sessionize"),
+        ({"producers": ["nobody"]}, "producers: nobody is no part; parts are edge, identify, publish, record, sessionize"),
         ({"consumers": []}, "consumers must be a list of at least one name"),
         ({"configs": []}, "configs must map"),
         ({"configs": {"cleanup.policy": "delete"}}, "retention.ms is missing"),

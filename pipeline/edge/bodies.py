@@ -1,0 +1,101 @@
+"""Request bodies within bounds: of size, also after inflation, and of time."""
+
+import asyncio
+import zlib
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+
+MAX_BYTES = 512 * 1024
+PATIENCE_S = 10.0
+"""How long a client may take to send its body."""
+
+
+class BodyError(Exception):
+    """A body that is not taken, with the status of the answer."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+
+
+async def body(request: Request) -> bytes:
+    """The whole body, inflated if it says gzip. BodyError if it is too large, too slow or no gzip."""
+    raw = await _received(request)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return raw
+    if encoding != "gzip":
+        raise BodyError(415, "unsupported_encoding")
+    return _inflated(raw)
+
+
+async def json(request: Request) -> Any:
+    try:
+        return orjson.loads(await body(request))
+    except orjson.JSONDecodeError:
+        raise BodyError(400, "malformed_json") from None
+
+
+async def pairs(request: Request, limit: int) -> list[tuple[str, str]]:
+    """The inputs of an HTML form, in their order, without files; up to one more than `limit`."""
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await _parts(request, limit)
+    text = (await body(request)).decode("utf-8", "replace")
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=limit + 1)
+    except ValueError:
+        raise BodyError(400, "too_many_fields") from None
+
+
+async def _received(request: Request) -> bytes:
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated[:12]) > MAX_BYTES:
+        raise BodyError(413, "too_large")
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_BYTES:
+                    raise BodyError(413, "too_large")
+                chunks.append(chunk)
+    except (TimeoutError, ClientDisconnect):
+        raise BodyError(408, "too_slow") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _inflated(raw: bytes) -> bytes:
+    """Never inflates more than is allowed, whatever the body promises."""
+    inflating = zlib.decompressobj(wbits=31)
+    try:
+        inflated = inflating.decompress(raw, MAX_BYTES + 1)
+    except zlib.error:
+        raise BodyError(400, "malformed_gzip") from None
+    if len(inflated) > MAX_BYTES:
+        raise BodyError(413, "too_large")
+    if not inflating.eof or inflating.unused_data:
+        raise BodyError(400, "malformed_gzip")
+    return inflated
+
+
+async def _parts(request: Request, limit: int) -> list[tuple[str, str]]:
+    """Reads the body first, so that the same bounds hold; then parses it."""
+    whole = await body(request)
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": whole, "more_body": False}
+
+    try:
+        form = await Request(request.scope, receive).form(max_files=limit, max_fields=limit + 1, max_part_size=MAX_BYTES)
+    except (MultiPartException, ValueError, KeyError):
+        raise BodyError(400, "malformed_form") from None
+    found = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
+    await form.close()
+    return found

@@ -1,0 +1,330 @@
+"""The collector (spec: edge.md, "Collector"): an ASGI application that turns requests into raw events.
+
+Each route is the same story: which portal, may this origin and this address ask, read the body within bounds, decide (in
+`pipeline.edge.core`), have the events safe, answer. Answers name positions and reasons, never values.
+"""
+
+import secrets
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId
+from pipeline.edge import bodies, bots, metrics, openapi, served_script
+from pipeline.edge.bodies import BodyError
+from pipeline.edge.clicks import Clicks
+from pipeline.edge.core import addresses, cookies, forms, hits, links, sealing
+from pipeline.edge.core.addresses import Network
+from pipeline.edge.core.hits import Dropped
+from pipeline.edge.core.hits import Request as About
+from pipeline.edge.core.portal import Portal
+from pipeline.edge.core.urls import host
+from pipeline.edge.delivery import Delivery, SpoolFullError
+from pipeline.edge.limits import Limits
+from pipeline.logs import logger
+
+GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
+RETRY_S = 5
+_UNCACHED = {"Cache-Control": "no-store"}
+_THANKS = "<!doctype html><meta charset=utf-8><title>Thank you</title><p>Thank you."
+
+log = logger("edge")
+
+Headers = Mapping[str, str]
+
+
+class AnswerError(Exception):
+    """Ends a request with this status and machine-readable error."""
+
+    def __init__(self, status: int, error: str, headers: Headers | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.headers = dict(headers or {})
+
+
+@dataclass(slots=True)
+class Collector:
+    """What the routes share. `portals` may be replaced while it runs."""
+
+    portals: Mapping[PortalId, Portal]
+    delivery: Delivery
+    clicks: Clicks
+    trusted: Sequence[Network] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def app(self) -> Starlette:
+        """The application; whoever mounts it starts and stops `delivery` on the same loop."""
+        routes = [
+            self._route("/e/{portal:int}", self.hits, "POST", "OPTIONS"),
+            self._route("/e/{portal:int}.gif", self.gif, "GET", "HEAD"),
+            self._route("/forms/{portal:int}/{form}", self.form, "POST", "OPTIONS"),
+            self._route("/l/{token}", self.link, "GET", "HEAD"),
+            self._route("/t/{portal:int}.js", self.script, "GET", "HEAD"),
+            self._route("/t/{portal:int}/banner.js", self.banner, "GET", "HEAD"),
+            self._route("/health", self.health, "GET"),
+            self._route("/ready", self.ready, "GET"),
+            self._route("/openapi.json", self.document, "GET"),
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _plain})
+
+    def _route(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
+        name = path.partition("{")[0].rstrip("/") + (".gif" if path.endswith(".gif") else "")
+
+        async def handled(request: Request) -> Response:
+            began = time.perf_counter()
+            response = await _answered(endpoint, request)
+            metrics.REQUESTS.labels(name, response.status_code).inc()
+            metrics.SECONDS.labels(name).observe(time.perf_counter() - began)
+            return response
+
+        return Route(path, handled, methods=list(methods))
+
+    async def hits(self, request: Request) -> Response:
+        portal = self._portal(request)
+        cors = self._cors(portal, request, required=True)
+        if request.method == "OPTIONS":
+            return _preflight(cors)
+        about = self._about(portal, request, cors)
+        sent, sent_at = _hits(await _bounded(bodies.json(request), cors), cors)
+        made = [hits.event_of(hit, portal, about, sent_at) for hit in sent]
+        for position, event in enumerate(made):
+            if isinstance(event, EmailClick) and not await self._is_first(event, about.received_at):
+                made[position] = Dropped.INVALID_CLICK.value
+        events = [event for event in made if isinstance(event, Event)]
+        await self._accept(events, cors)
+        refused = [{"position": position, "reason": str(reason)} for position, reason in enumerate(made) if isinstance(reason, str)]
+        for refusal in refused:
+            metrics.REFUSED.labels(refusal["reason"]).inc()
+        headers = dict(cors) | _UNCACHED
+        if renewed := self._renewed(events, portal, request):
+            headers["Set-Cookie"] = renewed
+        return JSONResponse({"accepted": len(events), "refused": refused}, 202, headers)
+
+    async def gif(self, request: Request) -> Response:
+        portal = self._portal(request)
+        about = self._about(portal, request, {})
+        if request.method == "GET" and not _is_prefetch(request):
+            asked = request.query_params
+            view = {"type": "page_view", "event_id": str(uuid4()), "occurred_at": about.received_at, "title": asked.get("title")}
+            view |= {"url": asked.get("url") or request.headers.get("referer"), "referrer": asked.get("referrer")}
+            event = hits.event_of(view, portal, about)
+            if isinstance(event, Event):
+                await self._accept([event], {})
+        return Response(GIF, media_type="image/gif", headers=_UNCACHED)
+
+    async def form(self, request: Request) -> Response:
+        portal, form_id = self._portal(request), request.path_params["form"]
+        if not forms.FORM_ID.fullmatch(form_id):
+            raise AnswerError(404, "unknown_form")
+        cors = self._cors(portal, request, required=False)
+        if request.method == "OPTIONS":
+            return _preflight(cors)
+        about = self._about(portal, request, cors)
+        is_html = request.headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
+        if is_html:
+            inputs = await _bounded(bodies.pairs(request, forms.MAX_VALUES), cors)
+            submission: forms.Submission | forms.FormError = forms.of_html(inputs, request.headers.get("referer"))
+        else:
+            submission = forms.of_json(await _bounded(bodies.json(request), cors))
+        if isinstance(submission, forms.FormError):
+            return _form_errors([submission], cors)
+        submission = submission._replace(is_from_server=_has_server_key(portal, request))
+        event = forms.event_of(submission, portal, form_id, about, self._form_id(request, portal, form_id))
+        if not isinstance(event, Event):
+            return _form_errors(event, cors)
+        await self._accept([event], cors)
+        return _thanked(portal, form_id, cors) if is_html else JSONResponse({"accepted": 1}, 202, dict(cors) | _UNCACHED)
+
+    async def link(self, request: Request) -> Response:
+        token = request.path_params["token"]
+        portal = self.portals.get(sealing.portal_of(token) or PortalId(0))
+        link = links.opened_link(portal.keys, portal.id, token) if portal else None
+        if portal is None or link is None:
+            raise AnswerError(404, "unknown_link")
+        if _is_prefetch(request):
+            raise AnswerError(425, "not_for_prefetch", _UNCACHED)
+        about = self._about(portal, request, {})
+        if request.method == "HEAD":
+            return RedirectResponse(link.url, 302, _UNCACHED)
+        click = links.followed(link, EventId(str(uuid4())), about.received_at, by_bot=about.bot is not None)
+        event = hits.as_event(links.click_fields(click) | hits.clicker(portal, about), portal, about)
+        try:
+            await self._accept([event] if isinstance(event, Event) else [], {})
+        except AnswerError:  # the reader gets to the page, whatever becomes of the event
+            return RedirectResponse(link.url, 302, _UNCACHED)
+        if link.expires_at <= about.received_at or not portal.has(link.url):
+            return RedirectResponse(link.url, 302, _UNCACHED)
+        sealed = links.sealed_click(portal.keys, portal.id, click, secrets.token_bytes(sealing.NONCE_BYTES))
+        return RedirectResponse(links.landing(link.url, sealed), 302, _UNCACHED)
+
+    async def script(self, request: Request) -> Response:
+        return _script(request, served_script.tracking(self._portal(request)))
+
+    async def banner(self, request: Request) -> Response:
+        self._portal(request)
+        return _script(request, served_script.banner())
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, _: Request) -> Response:
+        if self.delivery.spool.is_full:
+            raise AnswerError(503, "spool_full", {"Retry-After": str(RETRY_S)})
+        return JSONResponse({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
+
+    async def document(self, _: Request) -> Response:
+        return JSONResponse(openapi.DOCUMENT)
+
+    def _portal(self, request: Request) -> Portal:
+        portal = self.portals.get(request.path_params["portal"])
+        if portal is None:
+            raise AnswerError(404, "unknown_portal")
+        return portal
+
+    def _cors(self, portal: Portal, request: Request, *, required: bool) -> Headers:
+        """The headers by which a page of the portal may read the answer. AnswerError 403 to any other page."""
+        origin = request.headers.get("origin")
+        if origin is None and not required:
+            return {}
+        if origin is None or not portal.has_origin(origin):
+            raise AnswerError(403, "foreign_origin", {"Vary": "Origin"})
+        return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
+
+    def _about(self, portal: Portal, request: Request, cors: Headers) -> About:
+        """What we know of the sender. AnswerError 429 if it asks too often."""
+        told = request.headers
+        peer = request.client.host if request.client else ""
+        forwarded = [hop.strip() for hop in ",".join(told.getlist("x-forwarded-for")).split(",") if hop.strip()]
+        ip = addresses.client(peer, forwarded, self.trusted)
+        if wait := self.limits.retry_after(portal, ip, time.monotonic()):
+            raise AnswerError(429, "too_many_requests", {**cors, "Retry-After": str(wait)})
+        user_agent = told.get("user-agent", "")[: bots.LONGEST] or None
+        now = Millis(time.time_ns() // 1_000_000)
+        return About(now, ip, user_agent, told.get("sec-gpc") == "1", told.get("dnt") == "1", bots.why(user_agent))
+
+    async def _accept(self, events: Sequence[Event], cors: Headers) -> None:
+        """Returns when the events are safe. AnswerError 503 if there is no room for them."""
+        if not events:
+            return
+        try:
+            await self.delivery.accept(events)
+        except SpoolFullError:
+            raise AnswerError(503, "spool_full", {**cors, "Retry-After": str(RETRY_S)}) from None
+        for event in events:
+            metrics.EVENTS.labels(event.type).inc()
+
+    async def _is_first(self, click: EmailClick, now: Millis) -> bool:
+        assert click.utk is not None
+        return await anyio.to_thread.run_sync(self.clicks.is_first, click.event_id, click.utk, now)
+
+    def _renewed(self, events: Sequence[Event], portal: Portal, request: Request) -> str | None:
+        """The utk's cookie for its full life, if a consented page view brought it and the browser still has it: none is revived."""
+        mine = host(str(request.url)) or ""
+        seen = request.cookies.get(cookies.UTK_COOKIE)
+        page = host(request.headers.get("origin")) or ""
+        if seen is None or cookies.cookie_domain(mine, portal.domains) is None:
+            return None
+        domain = cookies.cookie_domain(page, portal.domains)
+        if domain is None or not cookies.is_within(mine, domain):
+            return None
+        if not any(isinstance(event, PageView) and event.utk == seen for event in events):
+            return None
+        return cookies.renewed(seen, page, portal.domains, secure=urlsplit(request.headers.get("origin", "")).scheme == "https")
+
+    @staticmethod
+    def _form_id(request: Request, portal: Portal, form_id: str) -> str:
+        key = request.headers.get("idempotency-key")
+        return forms.keyed(portal, form_id, key) if key else str(uuid4())
+
+
+async def _answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """The route's answer, or its refusal. A bug of ours is a 500 and a traceback without the values in it."""
+    try:
+        return await endpoint(request)
+    except AnswerError as answer:
+        return JSONResponse({"error": answer.error}, answer.status, answer.headers)
+    except Exception as error:  # noqa: BLE001 - the outermost frame of a request
+        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+        log.error("a bug in the collector", kind=type(error).__name__, at=places)  # noqa: TRY400 - a traceback would show values
+        return JSONResponse({"error": "internal"}, 500)
+
+
+async def _bounded(reading: Awaitable[Any], cors: Headers) -> Any:
+    try:
+        return await reading
+    except BodyError as error:
+        raise AnswerError(error.status, error.error, cors) from None
+
+
+def _hits(body: object, cors: Headers) -> tuple[list[Any], object]:
+    """The hits of a body, and when the browser says that it sent them: one hit, a list, or {hits, sent_at}."""
+    sent_at = body.get("sent_at") if isinstance(body, dict) else None
+    sent = body.get("hits", [body]) if isinstance(body, dict) else body
+    if not isinstance(sent, list):
+        raise AnswerError(400, "malformed_hits", cors)
+    if len(sent) > hits.MAX_HITS:
+        raise AnswerError(413, "too_many_hits", cors)
+    return sent, sent_at
+
+
+def _script(request: Request, served: served_script.Served) -> Response:
+    headers = {
+        "ETag": served.etag,
+        "Cache-Control": f"public, max-age={served_script.MAX_AGE_S}",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if request.headers.get("if-none-match") == served.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(served.body, headers=headers, media_type="text/javascript")
+
+
+def _is_prefetch(request: Request) -> bool:
+    return "prefetch" in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
+
+
+def _has_server_key(portal: Portal, request: Request) -> bool:
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    return portal.server_key is not None and scheme == "Bearer" and secrets.compare_digest(shown.encode(), portal.server_key)
+
+
+def _preflight(cors: Headers) -> Response:
+    allowed = {
+        "Access-Control-Allow-Methods": "POST",
+        "Access-Control-Allow-Headers": "Content-Type, Content-Encoding, Idempotency-Key",
+        "Access-Control-Max-Age": "7200",
+    }
+    return Response(status_code=204, headers={**cors, **allowed})
+
+
+def _form_errors(errors: Sequence[forms.FormError], cors: Headers) -> Response:
+    for error in errors:
+        metrics.REFUSED.labels(error.type.value).inc()
+    told = [{"errorType": error.type.value, "message": error.message} for error in errors]
+    return JSONResponse({"status": "error", "errors": told}, 400, dict(cors))
+
+
+def _thanked(portal: Portal, form_id: str, cors: Headers) -> Response:
+    """Where the portal, and nobody else, says that a sender goes."""
+    url = portal.form(form_id).thank_you or portal.thank_you
+    if url is None:
+        return Response(_THANKS, 200, dict(cors) | _UNCACHED, "text/html")
+    return RedirectResponse(url, 303, dict(cors) | _UNCACHED)
+
+
+async def _plain(_: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: no such route, another method."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": "no_such_route" if error.status_code == 404 else "refused"}, error.status_code, error.headers)

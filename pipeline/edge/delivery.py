@@ -1,0 +1,218 @@
+"""Accepted means safe: a record is in Kafka on all replicas, or fsynced in the spool, before its sender has an answer.
+
+While Kafka answers, records go to it directly. When it does not take one in time it counts as away: records go to the spool,
+those in flight too (Kafka may have had one all the same; an event counts once), and the spool is drained, oldest first, until
+Kafka takes them. Everything here runs on one event loop; only the disk is left to a thread.
+"""
+
+import asyncio
+import os
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.adapters import kafka
+from pipeline.adapters.avro import Registry
+from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.adapters.patience import Complaints
+from pipeline.core.events import Event
+from pipeline.edge.spool import DamageError, Record, Spool, SpoolFullError, read
+from pipeline.logs import logger
+from pipeline.settings import Settings
+
+__all__ = ["Delivery", "SpoolFullError"]
+
+TIMEOUT_MS = 5_000
+"""How long Kafka may take for a record before it counts as away."""
+LINGER_MS = 5
+_LISTEN_EVERY_S = 0.002
+_TRY_EVERY_S = 1.0
+_DRAINED_AT_ONCE = 2_000
+
+log = logger("edge")
+
+
+class Delivery:
+    """The way of this process's records. Make it, `start` it on the loop, `stop` it."""
+
+    def __init__(self, settings: Settings, spool: Spool) -> None:
+        self._registry = Registry(settings)
+        self._topics = {topic: kafka.topic_name(settings, topic) for topic in RAW_TOPICS.values()}
+        self._complaints = Complaints(log)
+        self._servers = settings.kafka.bootstrap_servers
+        self._producer = kafka.producer(
+            settings,
+            **{
+                "linger.ms": LINGER_MS,
+                "delivery.timeout.ms": TIMEOUT_MS,
+                "queue.buffering.max.messages": 100_000,
+                "queue.buffering.max.kbytes": 64 << 10,
+                "message.max.bytes": 2 << 20,
+                "error_cb": self._note,
+            },
+        )
+        self.spool = spool
+        self.away = False
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._has_waiting = asyncio.Event()
+        self._in_flight = 0
+        self._has_flight = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(work()) for work in (self._listen, self._write, self._drain)]
+        for task in self._tasks:
+            task.add_done_callback(_ended)
+
+    async def stop(self) -> None:
+        """Everything accepted is safe already; what is still on its way gets its answer first."""
+        while self._in_flight or self._waiting:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._disk.shutdown()
+        self.spool.close()
+
+    def record(self, event: Event) -> Record:
+        key = event.event_id if event.utk is None else event.utk
+        return Record(RAW_TOPICS[event.type], key.encode(), self._registry.encode_event(event))
+
+    async def accept(self, events: Sequence[Event]) -> None:
+        """Returns when all events are safe. SpoolFullError if they cannot be; then the sender must send them again."""
+        records = [self.record(event) for event in events]
+        if not self.away:
+            records = await self._produce(records)
+            if not records:
+                return
+            self.away = True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, future))
+        self._has_waiting.set()
+        await future
+
+    async def _produce(self, records: Sequence[Record]) -> list[Record]:
+        """Returns when Kafka has acknowledged the records; those that it did not take."""
+        flight = _Flight(len(records))
+        for record in records:
+            try:
+                self._producer.produce(self._topics[record.topic], record.value, record.key, on_delivery=partial(flight.landed, record))
+            except (BufferError, KafkaException):
+                flight.failed.append(record)
+                flight.landed_one()
+        self._in_flight += 1
+        self._has_flight.set()
+        try:
+            await flight.done
+        finally:
+            self._in_flight -= 1
+        if flight.failed:
+            self._complaints.say("Kafka does not take records: they wait in the spool", servers=self._servers, records=len(flight.failed))
+        return flight.failed
+
+    async def _listen(self) -> None:
+        """Hears of deliveries; on the loop's own thread, since waking it from another costs more than asking."""
+        while True:
+            if not self._in_flight:
+                self._has_flight.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_flight.wait(), 0.5)
+            self._producer.poll(0)
+            await asyncio.sleep(_LISTEN_EVERY_S)
+
+    async def _write(self) -> None:
+        """One write and one fsync for all that wait for it."""
+        while True:
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
+            batch, self._waiting = self._waiting, []
+            if not batch:
+                continue
+            try:
+                await self._on_disk(self.spool.append, [record for records, _ in batch for record in records])
+            except SpoolFullError:
+                _settle(batch, SpoolFullError())
+            else:
+                _settle(batch, None)
+
+    async def _drain(self) -> None:
+        """Brings the spool to Kafka, segment by segment; a segment is removed when Kafka has all of it."""
+        while True:
+            segment = await self._on_disk(self.spool.oldest)
+            if segment is None:
+                self.away = False
+                await asyncio.sleep(_TRY_EVERY_S)
+                continue
+            if await self._bring(segment):
+                self.away = False
+            else:
+                await asyncio.sleep(_TRY_EVERY_S)
+
+    async def _bring(self, segment: Any) -> bool:
+        records = read(segment)
+        damaged = False
+        while True:
+            try:
+                some = await self._on_disk(lambda: list(islice(records, 1 if self.away else _DRAINED_AT_ONCE)))
+            except DamageError:
+                damaged = True
+                break
+            if not some:
+                break
+            if await self._produce(some):
+                return False
+            self.away = False
+        if damaged:
+            log.error("a segment of the spool is damaged and was set aside", file=str(segment.with_suffix(".damaged")))
+        await self._on_disk(self.spool.set_aside if damaged else self.spool.remove, segment)
+        return True
+
+    async def _on_disk(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, partial(work, *arguments))
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - librdkafka's own errors begin with _
+            self.away = True
+
+
+class _Flight:
+    """Records on their way together."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self.failed: list[Record] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def landed(self, record: Record, error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            self.failed.append(record)
+        self.landed_one()
+
+    def landed_one(self) -> None:
+        self._left -= 1
+        if self._left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """A bug of ours ends the process: what was accepted is safe, and without this task nothing more could be."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(1)
+
+
+def _settle(batch: Sequence[tuple[Sequence[Record], asyncio.Future[None]]], error: Exception | None) -> None:
+    for _, future in batch:
+        if future.done():  # its request was cancelled; the record may stay
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

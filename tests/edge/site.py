@@ -1,0 +1,62 @@
+"""A small site for the browser: `/{portal}/{visit}/{page}`, every page with the tracking script of its portal."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+PAGES = {
+    "plain": "<h1>A page</h1><p>Text.</p><a id=next href=second>Next</a>",
+    "second": "<h1>Another page</h1>",
+    "form": (
+        "<form data-track-form=contact action=second><input name=email type=email><input name=pin type=password value=canary>"
+        "<input name=card value='4111 1111 1111 1111'><input name=size value=4><button id=send>Send</button></form>"
+    ),
+    "posted": (
+        "<form method=post action={collector}/forms/{portal}/posted><input name=email type=email><button id=send>Send</button></form>"
+    ),
+    "held": '<script type="text/plain" data-consent="advertisement">document.title = "advertised"</script>',
+    "scrolled": "<div style='height: 5000px'>Long</div>",
+}
+_PAGE = "<!doctype html><html lang=en><meta charset=utf-8><title>{page}</title>{script}<body>{body}"
+_SCRIPT = '<script async src="{collector}/t/{portal}.js"></script>'
+CSP = "default-src 'none'; script-src {collector}; connect-src {collector}; form-action *"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    collector: ClassVar[str] = ""
+
+    def do_GET(self) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        portal, _, page = parts if len(parts) == 3 else ("0", "", "")
+        name = page.removeprefix("strict-")
+        if name not in PAGES:
+            self.send_error(404)
+            return
+        filled = {"collector": self.collector, "portal": portal}
+        text = _PAGE.format(
+            page=page, script=_SCRIPT.format(**filled), body=PAGES[name].replace("{collector}", self.collector).replace("{portal}", portal)
+        )
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        if page.startswith("strict-"):
+            self.send_header("Content-Security-Policy", CSP.format(**filled))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def site(collector: str) -> Iterator[int]:
+    """The port of a site whose pages take the script from this origin."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"collector": collector}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,133 @@
+"""Kafka goes away and comes back, collectors die: every hit that was answered with 202 is in the topics afterwards.
+
+The ledger is what the client was told; the topics are what Kafka says.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGKILL
+from uuid import uuid4
+
+import pytest
+import requests
+
+from pipeline.settings import Settings
+from tests.agents.test_kafka_away import Broker
+from tests.edge.running import Running, events, until
+from tests.edge.test_collector import view
+
+AWAY_S = 60
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path / "kafka")
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def edge(broker: Broker, tmp_path: Path) -> Iterator[Running]:
+    """A collector on a broker of its own, which runs."""
+    settings = Settings.model_validate({"kafka": {"bootstrap_servers": broker.at}})
+    edge = Running(settings, tmp_path)
+    edge.start()
+    yield edge
+    edge.stop(SIGKILL)
+
+
+class Load:
+    """Browsers that send hits until they are stopped, and what they were told."""
+
+    def __init__(self, edge: Running, threads: int = 4) -> None:
+        self.accepted: list[str] = []
+        self.statuses: set[int] = set()
+        self._edge = edge
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.02):
+            hits = [view(event_id=str(uuid4())) for _ in range(5)]
+            try:
+                answer = self._edge.post(hits)
+            except requests.RequestException:
+                continue
+            self.statuses.add(answer.status_code)
+            if answer.status_code == 202 and answer.json()["accepted"] == 5:
+                self.accepted += [hit["event_id"] for hit in hits]
+
+    def stop(self) -> list[str]:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        return self.accepted
+
+
+def in_kafka(edge: Running) -> set[str]:
+    return {event.event_id for event in events(edge.settings)}
+
+
+def drained(edge: Running) -> bool:
+    return not list(edge.spool.rglob("*.spool"))
+
+
+@pytest.mark.timeout(400)
+def test_kafka_is_killed_for_a_minute_under_load(edge: Running, broker: Broker) -> None:
+    """Nothing is refused, nothing is lost, and the spool is empty afterwards."""
+    load = Load(edge)
+    until(lambda: len(load.accepted) > 100, "hits are accepted")
+    broker.kill()
+    before = len(load.accepted)
+    time.sleep(AWAY_S)
+    assert len(load.accepted) > before, "accepted while Kafka is away"
+    assert not drained(edge)
+    broker.start()
+    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    accepted = load.stop()
+    until(lambda: drained(edge), "the spool is drained", 60)
+    assert load.statuses == {202}
+    assert set(accepted) <= in_kafka(edge)
+
+
+@pytest.mark.timeout(400)
+def test_a_collector_is_killed_with_a_filled_spool(edge: Running, broker: Broker) -> None:
+    """A kill -9 under load while Kafka is away, and a torn last record: the next process brings all of it to Kafka."""
+    broker.kill()
+    load = Load(edge)
+    until(lambda: len(load.accepted) > 200, "hits are accepted without Kafka", 120)
+    edge.stop(SIGKILL)
+    accepted = load.stop()
+    newest = max(edge.spool.rglob("*.spool"))
+    with newest.open("ab") as segment:
+        segment.write(b"\x00\x00\x01\x00torn")
+    edge.start()
+    broker.start()
+    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    assert set(accepted) <= in_kafka(edge)
+
+
+@pytest.mark.timeout(400)
+def test_a_full_spool_says_so_and_recovers(edge: Running, broker: Broker) -> None:
+    """503 with Retry-After when nothing more can be kept, also of /ready; 202 again when Kafka is back; a reader's link works meanwhile."""
+    edge.stop()
+    edge.start(PIPELINE_EDGE__SPOOL_BYTES="65536")
+    broker.kill()
+    load = Load(edge)
+    until(lambda: 503 in load.statuses, "the spool is full", 120)
+    load.stop()
+    until(lambda: edge.get("/ready").status_code == 503 or edge.post([view()] * 100).status_code == 503, "it is full")
+    refused = edge.post([view()] * 200)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert refused.headers["Access-Control-Allow-Origin"] == "http://www.site.localhost"
+    broker.start()
+    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    assert edge.post(view()).status_code == 202
+    assert edge.get("/ready").status_code == 200
+    assert set(load.accepted) <= in_kafka(edge)
