@@ -79,7 +79,7 @@ def publish(file: InputFile, json: Json = False) -> None:
     from pipeline import output
     from pipeline.publish import publish as publish_file
 
-    settings = _settings()
+    settings = _settings("publish")
     with output.publishing() as progress:
         counts = publish_file(settings, file, progress)
     output.counts(counts.published, counts.refused, as_json=json)
@@ -98,7 +98,7 @@ def worker(
         die_with(parent)
     from pipeline.app import run_part
 
-    raise typer.Exit(run_part(_settings(instance), role) or 0)
+    raise typer.Exit(run_part(_settings(role, instance), role) or 0)
 
 
 @app.command()
@@ -170,7 +170,7 @@ def status(
     from pipeline import catching_up, output
     from pipeline import status as reading
 
-    settings = _settings()
+    settings = _settings("status")
     behind = catching_up.wait(settings, wait) if wait is not None else None
     output.status(reading.status(settings), as_json=json)
     if behind:
@@ -213,6 +213,18 @@ def check_topics() -> None:
     print("every topic is as its contract says")
 
 
+@topics_app.command("acls")
+def grant_rights(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """Grant each part what topics/*.yaml says it needs in Kafka, and take away what it does not need."""
+    from pipeline import output
+    from pipeline.adapters import acls
+
+    output.rights(acls.apply_rights(_settings(), dry_run=dry_run), dry_run=dry_run, as_json=json)
+
+
 Reason = Annotated[str | None, typer.Option(help="Only letters of this reason (malformed_avro, unknown_schema ...).")]
 Topic = Annotated[str | None, typer.Option(help='Only records that stood in this topic; "" for lines that publish refused.')]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was refused then or later: RFC 3339 or epoch milliseconds.")]
@@ -224,7 +236,7 @@ def letter_stats(json: Json = False) -> None:
     """Count the dead letters by reason, topic and part."""
     from pipeline import letters, output
 
-    output.letter_stats(letters.stats(_settings()), as_json=json)
+    output.letter_stats(letters.stats(_settings("dead-letters")), as_json=json)
 
 
 @letters_app.command("list")
@@ -240,7 +252,7 @@ def list_letters(
     from pipeline import letters, output
 
     which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
-    output.letters(letters.newest(_settings(), which, limit), as_json=json)
+    output.letters(letters.newest(_settings("dead-letters"), which, limit), as_json=json)
 
 
 @letters_app.command("show")
@@ -251,7 +263,7 @@ def show_letter(
     """Show one dead letter with the bytes that were refused, which may be personal."""
     from pipeline import letters, output
 
-    output.letter(letters.letter_at(_settings(), place), as_json=json)
+    output.letter(letters.letter_at(_settings("dead-letters"), place), as_json=json)
 
 
 @letters_app.command("requeue")
@@ -267,7 +279,7 @@ def requeue_letters(
     from pipeline import letters, output
 
     which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
-    output.requeued(letters.requeue(_settings(), which, dry_run=not yes), dry_run=not yes, as_json=json)
+    output.requeued(letters.requeue(_settings("dead-letters"), which, dry_run=not yes), dry_run=not yes, as_json=json)
 
 
 @app.command()
@@ -319,10 +331,11 @@ def _from_the_command_on(trace: TracebackType | None) -> TracebackType | None:
     return ours
 
 
-def _settings(instance: str | None = None) -> "Settings":
+def _settings(principal: str | None = None, instance: str | None = None) -> "Settings":
+    """Of this process, with the credentials of that principal for Kafka; an administrator's without."""
     from pipeline import logs
     from pipeline import settings as reading
 
     settings = reading.load(**({} if instance is None else {"worker": {"instance": instance}}))
     logs.configure(settings.log)
-    return settings
+    return settings.acting_as(principal) if principal else settings

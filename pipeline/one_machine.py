@@ -19,7 +19,7 @@ def run(settings: Settings, count: int) -> int:
     with _servers(settings) as found:
         topics.create_topics(found)
         clickhouse.migrate(found)
-        supervisor = Supervisor(workers(ROLES, count), found.environment(), prefix_lines=found.log.format == "text")
+        supervisor = Supervisor(workers(ROLES, count, found), prefix_lines=found.log.format == "text")
         return supervisor.run()
 
 

@@ -43,7 +43,6 @@ CHECK_SHARE = 40
 _CONSUME = 10_000
 _CONSUME_S = 0.05
 _HEALTH_EVERY_S = 1.0
-_NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 _CONSUMER = {
     "partition.assignment.strategy": "cooperative-sticky",
     "session.timeout.ms": 12_000,
@@ -77,7 +76,7 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     complaints = Complaints(log)
     until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
     until_there(lambda: clickhouse.migrate(settings), clickhouse.AwayError, stop, complaints)
-    topics.check_topics(settings)
+    topics.check_topics(settings, PART)
     return Recorder(settings, Registry(settings), stop)
 
 
@@ -134,17 +133,17 @@ class Recorder:
 
     def _read(self, most: int, seconds: float) -> None:
         messages = self._consumer.consume(most, seconds)
-        errors = [error for message in messages if (error := message.error()) is not None]
-        for error in errors:
-            self._on_error(error)
+        errors = [(error, message) for message in messages if (error := message.error()) is not None]
+        for error, message in errors:
+            self._on_error(error, message.topic())
         self._pending.add([message for message in messages if message.error() is None] if errors else messages, time.monotonic())
         self._report_health()
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError, topic: str | None) -> None:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
-        if error.fatal() or error.code() in _NOT_ALLOWED:
-            raise kafka.user_error(self._settings, error)
+        if error.fatal() or error.code() in kafka.PERMISSIONS:
+            raise kafka.user_error(self._settings, error, kafka.reading(self._settings, error, topic, PART))
         self._complaints.say("waiting for Kafka", error=error.str())
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.logs import logger
+from pipeline.settings import Settings
+from pipeline.settings_sources import PREFIX
 
 GRACE_S = 10.0
 """How long the parts may take to finish their batch and commit."""
@@ -49,10 +51,11 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to start: a name for people and a command."""
+    """What to start: a name for people, a command, and its environment besides ours (our settings are not in it: some are secrets)."""
 
     name: str
     command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)
@@ -70,12 +73,9 @@ class _Life:
 class Supervisor:
     """Runs `parts` until a signal arrives or `stop` is called."""
 
-    def __init__(
-        self, parts: Sequence[Part], environment: Mapping[str, str], *, prefix_lines: bool = True, pauses: Pauses = Pauses()
-    ) -> None:
-        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name."""
+    def __init__(self, parts: Sequence[Part], *, prefix_lines: bool = True, pauses: Pauses = Pauses()) -> None:
+        """`prefix_lines`: each line of a part's output is shown after the part's name."""
         self._lives = [_Life(part) for part in parts]
-        self._environment = {**_FRUGAL, **os.environ, **environment}
         self._prefix_width = max((len(part.name) for part in parts), default=0) if prefix_lines else None
         self._pauses = pauses
         self._signals = 0
@@ -126,7 +126,7 @@ class Supervisor:
     def _start(self, life: _Life, now: float) -> None:
         life.process = subprocess.Popen(
             life.part.command,
-            env=self._environment,
+            env=_environment(life.part),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -191,9 +191,18 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def workers(roles: Iterable[str], count: int) -> list[Part]:
-    """`count` processes of each role, named sessionize-0, sessionize-1 ..."""
-    return [Part(f"{role}-{number}", _worker_command(role, number)) for role in roles for number in range(count)]
+def workers(roles: Iterable[str], count: int, settings: Settings) -> list[Part]:
+    """`count` processes of each role, named sessionize-0, sessionize-1 ...; each knows no more secrets than it needs."""
+    return [
+        Part(f"{role}-{number}", _worker_command(role, number), settings.acting_as(role).environment())
+        for role in roles
+        for number in range(count)
+    ]
+
+
+def _environment(part: Part) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return {**_FRUGAL, **others, **part.environment}
 
 
 def _worker_command(role: str, number: int) -> tuple[str, ...]:
