@@ -142,7 +142,7 @@ class Recorder:
     def _on_error(self, error: KafkaError, topic: str | None) -> None:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
-        if error.fatal() or error.code() in kafka.PERMISSIONS:
+        if error.fatal() or error.code() in kafka.PERMISSIONS | kafka.LOCKED_OUT:
             raise kafka.user_error(self._settings, error, kafka.reading(self._settings, error, topic, PART))
         self._complaints.say("waiting for Kafka", error=error.str())
 

@@ -21,6 +21,8 @@ NO_FILE = os.devnull
 DEFAULT_FILE = Path("pipeline.toml")
 SERVERS_FILE = "servers.json"
 """In the data directory, while embedded servers run."""
+_TABLES = (".options", ".principals")
+"""Settings with entries of any name."""
 SECRET_WORDS = ("password", "secret", "key", "token", "jaas")
 
 
@@ -140,7 +142,7 @@ def _open_ended(allowed: Iterable[str]) -> tuple[str, ...]:
 
 def explanation_of_json(names: Sequence[str]) -> str:
     """Which variables should have held JSON: those that stand for a table of options, or for a whole section."""
-    tables = {variable(name) for name in names if name.endswith((".options", ".principals"))} | {
+    tables = {variable(name) for name in names if name.endswith(_TABLES)} | {
         variable(name.partition(".")[0]) for name in names if "." in name
     }
     wrong = [name for name in sorted(os.environ) if name.upper() in tables and not _is_object(os.environ[name])]
@@ -166,12 +168,12 @@ def _lines(error: ValidationError, names: Sequence[str]) -> Iterator[str]:
             yield f"unknown setting {name}{_hint(name, names)}{_where(name)}"
             continue
         reason = mistake["msg"].removeprefix("Value error, ")
-        yield f"setting {name}{_value(name, mistake['input'])}{_where(name)}: {reason[:1].lower() + reason[1:]}"
+        yield f"setting {name}{_value(name, mistake['input'], names)}{_where(name)}: {reason[:1].lower() + reason[1:]}"
 
 
-def _value(name: str, given: object) -> str:
-    """What was given, unless it is a secret, or may contain one, as a whole section or a table of options may."""
-    if isinstance(given, Mapping | Sequence) and not isinstance(given, str):
+def _value(name: str, given: object, names: Sequence[str]) -> str:
+    """What was given, unless it is a secret, or may contain one: a whole section, a table of options."""
+    if name not in names or name.endswith(_TABLES):
         return ""
     return " = ***" if is_secret(name) else f" = {given!r}"
 

@@ -31,6 +31,7 @@ _BUSY = frozenset({159, 160, 202, 209, 210, 236, 241, 242, 243, 252, 279, 285, 3
 """Codes of errors that pass by themselves: time-outs, memory or disk full, too many queries or parts, shutting down, no quorum."""
 _CREDENTIALS = frozenset({192, 193, 194, 516})
 _PERMISSIONS = frozenset({164, 497})
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _RACES = frozenset({57, 60, 82, 81, 218})
 """Something is there, or not there yet, because another process does the same thing now."""
 _ATTEMPTS = 5
@@ -85,6 +86,8 @@ def is_away(error: BaseException) -> bool:
     """Whether the error says that the server is absent or busy, so that trying again is right."""
     if isinstance(error, ServerException):
         return error.code in _BUSY
+    if _UNTRUSTED in str(error):
+        return False
     return isinstance(error, AwayError | NetworkError | SocketTimeoutError | EOFError | OSError)
 
 
@@ -107,11 +110,18 @@ def user_error(settings: Settings, error: BaseException) -> UserError | None:
         if error.code not in _BUSY:
             return None
     elif not is_away(error):
-        return None
+        return _untrusted(where, error) if _UNTRUSTED in str(error) else None
     return AwayError(
         f"clickhouse.host and clickhouse.port are {where}: no answer there ({_first_line(error)}). Start ClickHouse (`make up` starts "
         f"the embedded one), or set PIPELINE_CLICKHOUSE__HOST and PIPELINE_CLICKHOUSE__PORT (the native protocol's; with TLS also "
         f"clickhouse.secure)."
+    )
+
+
+def _untrusted(where: str, error: BaseException) -> UserError:
+    return UserError(
+        f"clickhouse.options: the certificate of the server at {where} is not to be trusted ({_first_line(error)}). "
+        f"Name its authority as ca_certs there."
     )
 
 

@@ -38,9 +38,8 @@ PERMISSIONS = frozenset(
     }
 )
 """The broker knows us and does not let us: waiting does not mend it."""
-
-
-_LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
+LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
+"""The broker, or we, will not talk at all: nor does waiting mend this."""
 
 
 class AwayError(UserError):
@@ -94,7 +93,7 @@ def reach(settings: Settings, timeout_s: float = 10.0) -> Any:
         return client.list_topics(timeout=timeout_s)
     except KafkaException as exception:
         client.poll(0)  # delivers what went wrong with the connections
-        refused = [error for error in errors if error.code() in _LOCKED_OUT]
+        refused = [error for error in errors if error.code() in LOCKED_OUT]
         raise user_error(settings, (refused or [*errors, exception.args[0]])[0]) from None
 
 
