@@ -46,8 +46,8 @@ format: $(INSTALLED) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-up: $(INSTALLED) ## start the embedded Kafka and ClickHouse; data stays in .data
-	$(BIN)/python -m infra.servers up
+up: $(INSTALLED) ## start the embedded Kafka and ClickHouse; data stays in .data; SECURE=1: Kafka asks for credentials
+	$(BIN)/python -m infra.servers up $(if $(SECURE),--secure)
 
 down: $(INSTALLED) ## stop them
 	$(BIN)/python -m infra.servers down

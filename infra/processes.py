@@ -47,7 +47,10 @@ def _stat(pid: int) -> tuple[int, bool]:
 
 
 def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], *, ends_with_parent: bool) -> Identity:
-    """Start it with its output appended to `log`. With `ends_with_parent` the calling thread must live as long as the server."""
+    """Start it with its output appended to `log`. With `ends_with_parent` the calling thread must live as long as the server.
+
+    Settings of the pipeline, which may be secrets, are none of its business.
+    """
     if ends_with_parent:
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
     with log.open("ab") as output:
@@ -56,7 +59,7 @@ def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], *, 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={name: value for name, value in os.environ.items() if not name.upper().startswith("PIPELINE_")} | dict(environment),
             start_new_session=True,
         )
     return identity(process.pid)

@@ -1,10 +1,11 @@
 """The embedded servers of one data directory: start, stop, status.
 
-    python -m infra.servers up|down|status [--data-dir .data]
+    python -m infra.servers up|down|status [--data-dir .data] [--secure|--no-secure] [--portal-analyst 11]
 
 Both start at the same time and are up when both answer; then `servers.json` (mode 0600: it holds the passwords) says
 where. Running servers are used as they are, so starting twice starts nothing; files left by servers that are gone
 (kill -9, reboot) count for nothing. Ports and passwords are chosen at the first start and kept, like the data.
+ClickHouse asks for passwords always; Kafka does with `--secure`, and then each part has a user of its own. It stays so until `--no-secure`.
 """
 
 import argparse
@@ -13,15 +14,16 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from infra import clickhouse_server, kafka_server, ports, processes
 from infra.processes import Identity
 from pipeline.errors import UserError
+from pipeline.principals import PRINCIPALS
 
 DEFAULT_DATA_DIR = Path(".data")
 START_SECONDS = 90.0
@@ -33,7 +35,11 @@ SIGNS_OF_A_LOCK = ("Cannot lock file", "Failed to acquire lock")
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
+    """`options` are an administrator's client options, `principals` each part's own over these; both empty without security."""
+
     bootstrap_servers: str
+    options: dict[str, str] = field(default_factory=dict)
+    principals: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class ClickHouse:
     password: str
     analyst_user: str
     analyst_password: str
+    portal_analysts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """User and password of a portal's own analyst, by portal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,14 @@ class _Directory:
         self.ports_file = self.path / "ports.json"
         self._processes_file = self.path / "processes.json"
         self._passwords_file = self.path / "passwords.json"
+        self._kafka_passwords_file = self.path / "kafka-passwords.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One start or stop at a time."""
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # everything that was ever published is in it
+            self.logs.mkdir(exist_ok=True)
             lock = (self.path / "lock").open("w")
         except OSError as error:
             raise UserError(f"the data directory {self.path} cannot be used: {error}. Name another one (data_dir, --data-dir)") from None
@@ -101,11 +111,42 @@ class _Directory:
         return kept
 
     def passwords(self) -> dict[str, str]:
+        """Of ClickHouse's users."""
         kept = _read(self._passwords_file)
         for user in (clickhouse_server.WRITER, clickhouse_server.ANALYST):
             kept.setdefault(user, secrets.token_urlsafe(24))
         _write(self._passwords_file, kept)
         return kept
+
+    def add_analysts(self, portals: Iterable[int]) -> None:
+        """From the next start of ClickHouse on. UserError if it runs without them."""
+        kept = self.passwords()
+        new = {clickhouse_server.PORTAL_ANALYST.format(portal=portal) for portal in portals} - kept.keys()
+        if new and "clickhouse" in self.running():
+            users = ", ".join(sorted(new))
+            raise UserError(f"ClickHouse runs without {users} in {self.path}: stop it first (`python -m infra.servers down`)")
+        _write(self._passwords_file, kept | {user: secrets.token_urlsafe(24) for user in new})
+
+    def kafka_passwords(self) -> dict[str, str]:
+        """Of Kafka's users; none without security."""
+        return dict(_read(self._kafka_passwords_file))
+
+    def admin_password(self) -> str | None:
+        return self.kafka_passwords().get(kafka_server.ADMIN)
+
+    def secure(self, *, wanted: bool) -> None:
+        """From the next start of Kafka on. UserError if it runs the other way."""
+        kept = self.kafka_passwords()
+        if bool(kept) != wanted and "kafka" in self.running():
+            how = "without" if wanted else "with"
+            raise UserError(f"Kafka runs {how} security in {self.path}: stop it first (`python -m infra.servers down`)")
+        if wanted:
+            _write(
+                self._kafka_passwords_file,
+                {user: kept.get(user) or secrets.token_urlsafe(24) for user in (kafka_server.ADMIN, *PRINCIPALS)},
+            )
+        else:
+            self._kafka_passwords_file.unlink(missing_ok=True)
 
     def running(self) -> dict[str, Identity]:
         """Only those that are: a pid may belong to somebody else by now."""
@@ -118,7 +159,7 @@ class _Directory:
     def servers(self) -> Servers:
         port, password = self.ports(), self.passwords()
         return Servers(
-            Kafka(f"{ports.LOOPBACK}:{port['kafka']}"),
+            self._kafka(f"{ports.LOOPBACK}:{port['kafka']}"),
             ClickHouse(
                 host=ports.LOOPBACK,
                 port=port["clickhouse"],
@@ -127,9 +168,19 @@ class _Directory:
                 password=password[clickhouse_server.WRITER],
                 analyst_user=clickhouse_server.ANALYST,
                 analyst_password=password[clickhouse_server.ANALYST],
+                portal_analysts={
+                    portal: {"user": user, "password": own}
+                    for user, own in password.items()
+                    if (portal := clickhouse_server.portal_of(user)) is not None
+                },
             ),
             {name: process.pid for name, process in self.running().items()},
         )
+
+    def _kafka(self, address: str) -> Kafka:
+        users = {user: {"sasl.username": user, "sasl.password": password} for user, password in self.kafka_passwords().items()}
+        admin = users.pop(kafka_server.ADMIN, None)
+        return Kafka(address, kafka_server.LOGIN | admin, users) if admin else Kafka(address)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -151,8 +202,8 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _prepare_kafka(directory: _Directory) -> tuple[list[str], Mapping[str, str]]:
-    port = directory.ports()
-    return kafka_server.prepare(directory.path / "kafka", directory.logs / "kafka.log", port["kafka"], port["kafka_controller"]), {}
+    port, place, log = directory.ports(), directory.path / "kafka", directory.logs / "kafka.log"
+    return kafka_server.prepare(place, log, port["kafka"], port["kafka_controller"], admin_password=directory.admin_password()), {}
 
 
 def _prepare_clickhouse(directory: _Directory) -> tuple[list[str], Mapping[str, str]]:
@@ -166,13 +217,20 @@ SERVERS = {
         _prepare_clickhouse,
         lambda directory: clickhouse_server.answers(directory.ports()["clickhouse"], directory.passwords()[clickhouse_server.WRITER]),
     ),
-    "kafka": _Server(("kafka", "kafka_controller"), _prepare_kafka, lambda directory: kafka_server.answers(directory.ports()["kafka"])),
+    "kafka": _Server(
+        ("kafka", "kafka_controller"),
+        _prepare_kafka,
+        lambda directory: kafka_server.answers(directory.ports()["kafka"], directory.admin_password()),
+    ),
 }
 
 
-def start(data_dir: Path) -> Servers:
-    """Both servers of `data_dir`, answering; they outlive the caller. UserError if one cannot be had, and then none was started."""
-    return _start(_Directory(data_dir), ends_with_parent=False)[0]
+def start(data_dir: Path, *, secure: bool | None = None, portals: Iterable[int] = ()) -> Servers:
+    """Both servers of `data_dir`, answering; they outlive the caller. UserError if one cannot be had, and then none was started.
+
+    `secure` says whether Kafka's clients need credentials; None: as it was, at first not. Each of `portals` gets an analyst of its own.
+    """
+    return _start(_Directory(data_dir), secure=secure, portals=portals, ends_with_parent=False)[0]
 
 
 def stop(data_dir: Path) -> list[str]:
@@ -187,10 +245,10 @@ def stop(data_dir: Path) -> list[str]:
 
 
 @contextmanager
-def embedded(data_dir: Path) -> Iterator[Servers]:
+def embedded(data_dir: Path, *, secure: bool | None = None, portals: Iterable[int] = ()) -> Iterator[Servers]:
     """Both servers while the block runs. They end with this process even if it is killed; those that ran before stay."""
     directory = _Directory(data_dir)
-    servers, started = _start(directory, ends_with_parent=True)
+    servers, started = _start(directory, secure=secure, portals=portals, ends_with_parent=True)
     try:
         yield servers
     finally:
@@ -198,8 +256,13 @@ def embedded(data_dir: Path) -> Iterator[Servers]:
             _end(directory, started)
 
 
-def _start(directory: _Directory, *, ends_with_parent: bool) -> tuple[Servers, dict[str, Identity]]:
+def _start(
+    directory: _Directory, *, secure: bool | None, portals: Iterable[int], ends_with_parent: bool
+) -> tuple[Servers, dict[str, Identity]]:
     with directory.locked():
+        if secure is not None:
+            directory.secure(wanted=secure)
+        directory.add_analysts(portals)
         running = directory.running()
         started: dict[str, Identity] = {}
         directory.servers_file.unlink(missing_ok=True)
@@ -214,6 +277,8 @@ def _start(directory: _Directory, *, ends_with_parent: bool) -> tuple[Servers, d
                 started[name] = processes.spawn(command, log, environment, ends_with_parent=ends_with_parent)
                 directory.record(running | started)
             _await_answers(directory, running | started)
+            if "kafka" in started and (users := directory.kafka_passwords()):
+                kafka_server.make_users(directory.ports()["kafka"], users)
         except BaseException:
             _end(directory, started)
             raise
@@ -267,22 +332,22 @@ def _last_words(directory: _Directory, name: str) -> str:
     return "\n".join([".", *shown])
 
 
-def _up(data_dir: Path) -> int:
-    servers = start(data_dir)
-    print(f"kafka       {servers.kafka.bootstrap_servers}")
+def _up(given: argparse.Namespace) -> int:
+    servers = start(given.data_dir, secure=given.secure, portals=given.portal_analyst)
+    print(f"kafka       {servers.kafka.bootstrap_servers}{' (with credentials)' if servers.kafka.options else ''}")
     print(f"clickhouse  {servers.clickhouse.host}:{servers.clickhouse.port} (HTTP {servers.clickhouse.http_port})")
-    print(f"users and passwords are in {data_dir / 'servers.json'}")
+    print(f"users and passwords are in {given.data_dir / 'servers.json'}")
     return 0
 
 
-def _down(data_dir: Path) -> int:
-    print(f"stopped: {', '.join(stop(data_dir)) or 'nothing was running'}")
+def _down(given: argparse.Namespace) -> int:
+    print(f"stopped: {', '.join(stop(given.data_dir)) or 'nothing was running'}")
     return 0
 
 
-def _status(data_dir: Path) -> int:
+def _status(given: argparse.Namespace) -> int:
     """0 if both answer, else 1."""
-    directory = _Directory(data_dir)
+    directory = _Directory(given.data_dir)
     running = directory.running()
     answering = {name for name in running if SERVERS[name].answers(directory)}
     for name in SERVERS:
@@ -299,9 +364,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.servers", description="The embedded Kafka and ClickHouse of a data directory.")
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR)
+    parser.add_argument(
+        "--secure", action=argparse.BooleanOptionalAction, help="up: whether Kafka asks for credentials and grants rights; else as before"
+    )
+    parser.add_argument(
+        "--portal-analyst", type=int, action="append", default=[], metavar="PORTAL", help="up: give this portal an analyst of its own"
+    )
     given = parser.parse_args(arguments)
     try:
-        return COMMANDS[given.command](given.data_dir)
+        return COMMANDS[given.command](given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -86,7 +86,7 @@ def publish(file: InputFile, json: Json = False) -> None:
     from pipeline import output
     from pipeline.publish import publish as publish_file
 
-    settings = _settings()
+    settings = _settings("publish")
     with output.publishing() as progress:
         counts = publish_file(settings, file, progress)
     output.counts(counts.published, counts.refused, as_json=json)
@@ -106,12 +106,12 @@ def worker(
         die_with(parent)
     from pipeline.app import run_part
 
-    settings = _settings(instance)
+    settings = _settings(instance=instance)
     if generation is not None:
         from pipeline.replay import registry
 
         settings = registry.worker_settings(settings, generation)
-    raise typer.Exit(run_part(settings, role) or 0)
+    raise typer.Exit(run_part(settings.acting_as(role), role) or 0)
 
 
 @app.command()
@@ -144,8 +144,9 @@ def edge(
 
         die_with(parent)
     from pipeline.edge.serve import serve
+    from pipeline.principals import PRODUCER
 
-    raise typer.Exit(serve(_settings(), processes))
+    raise typer.Exit(serve(_settings(PRODUCER if processes == 1 else None), processes))
 
 
 @app.command()
@@ -227,7 +228,7 @@ def status(
     from pipeline import status as reading
     from pipeline.replay import registry
 
-    settings = _settings()
+    settings = _settings("status")
     settings = registry.last_live(settings) if generation is None else registry.worker_settings(settings, generation)
     behind = catching_up.wait(settings, wait) if wait is not None else None
     output.status(reading.status(settings), as_json=json)
@@ -276,6 +277,18 @@ def check_topics() -> None:
     print("every topic is as its contract says")
 
 
+@topics_app.command("acls")
+def grant_rights(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """Grant each part what topics/*.yaml says it needs in Kafka, and take away what it does not need."""
+    from pipeline import output
+    from pipeline.adapters import acls
+
+    output.rights(acls.apply_rights(_settings(), dry_run=dry_run), dry_run=dry_run, as_json=json)
+
+
 Reason = Annotated[str | None, typer.Option(help="Only letters of this reason (malformed_avro, unknown_schema ...).")]
 Topic = Annotated[str | None, typer.Option(help='Only records that stood in this topic; "" for lines that publish refused.')]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was refused then or later: RFC 3339 or epoch milliseconds.")]
@@ -287,7 +300,7 @@ def letter_stats(json: Json = False) -> None:
     """Count the dead letters by reason, topic and part."""
     from pipeline import letters, output
 
-    output.letter_stats(letters.stats(_settings()), as_json=json)
+    output.letter_stats(letters.stats(_settings("dead-letters")), as_json=json)
 
 
 @letters_app.command("list")
@@ -303,7 +316,7 @@ def list_letters(
     from pipeline import letters, output
 
     which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
-    output.letters(letters.newest(_settings(), which, limit), as_json=json)
+    output.letters(letters.newest(_settings("dead-letters"), which, limit), as_json=json)
 
 
 @letters_app.command("show")
@@ -314,7 +327,7 @@ def show_letter(
     """Show one dead letter with the bytes that were refused, which may be personal."""
     from pipeline import letters, output
 
-    output.letter(letters.letter_at(_settings(), place), as_json=json)
+    output.letter(letters.letter_at(_settings("dead-letters"), place), as_json=json)
 
 
 @letters_app.command("requeue")
@@ -330,7 +343,7 @@ def requeue_letters(
     from pipeline import letters, output
 
     which = letters.Which(reason, topic, letters.moment(since), letters.moment(until))
-    output.requeued(letters.requeue(_settings(), which, dry_run=not yes), dry_run=not yes, as_json=json)
+    output.requeued(letters.requeue(_settings("dead-letters"), which, dry_run=not yes), dry_run=not yes, as_json=json)
 
 
 Policy = Annotated[
@@ -486,10 +499,11 @@ def _portal(portal: int) -> "Portal":
     return found
 
 
-def _settings(instance: str | None = None) -> "Settings":
+def _settings(principal: str | None = None, instance: str | None = None) -> "Settings":
+    """Of this process, with the credentials of that principal for Kafka; an administrator's without."""
     from pipeline import logs
     from pipeline import settings as reading
 
     settings = reading.load(**({} if instance is None else {"worker": {"instance": instance}}))
     logs.configure(settings.log)
-    return settings
+    return settings.acting_as(principal) if principal else settings

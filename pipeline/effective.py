@@ -1,7 +1,7 @@
 """The settings in effect and where each comes from, without secrets: what `config` prints."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from pydantic_settings import EnvSettingsSource
 
 from pipeline import settings_sources
-from pipeline.settings import Settings, fields, values
+from pipeline.settings import Settings, fields, names, values
 
 MASK = "********"
 
@@ -41,11 +41,18 @@ def effective(settings: Settings) -> list[Effective]:
     descriptions = {name: field.description or "" for name, field in fields()}
     rows = []
     for name, value in values(settings):
-        source, where = next(((source, where) for source, given, where in origins if _has(given, name)), ("default", None))
+        given_as = _given_as(name, [given for _, given, _ in origins])
+        source, where = next(((source, where) for source, given, where in origins if _has(given, given_as)), ("default", None))
         if source == "environment":
-            where = _variable(name)
+            where = _variable(given_as)
         rows.append(Effective(name, _shown(value), source, where, descriptions[name]))
     return rows
+
+
+def _given_as(name: str, sources: Iterable[Mapping[str, Any]]) -> str:
+    """A secret that no source names may have come from a file that one names."""
+    in_a_file = f"{name}_file" in names() and any(_has(given, f"{name}_file") for given in sources)
+    return f"{name}_file" if in_a_file else name
 
 
 def _merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,5 +82,7 @@ def _shown(value: Any) -> object:
     if isinstance(value, SecretStr):
         return MASK if value.get_secret_value() else ""
     if isinstance(value, dict):
-        return {key: MASK if settings_sources.is_secret(key) else entry for key, entry in value.items()}
+        return {
+            key: MASK if settings_sources.is_secret(key) and not isinstance(entry, dict) else _shown(entry) for key, entry in value.items()
+        }
     return value if isinstance(value, str | int | bool | None) else str(value)

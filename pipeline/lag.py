@@ -209,4 +209,4 @@ def _in_words(error: KafkaException, settings: Settings) -> UserError:
         return UserError(
             "the topics do not exist yet: make them with `python -m pipeline topics create`, or start `python -m pipeline run`"
         )
-    return kafka.user_error(settings, reason)
+    return kafka.user_error(settings, reason, "see how far the parts are")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.adapters import dead_letters, kafka
 from pipeline.adapters.avro import Registry
@@ -193,6 +193,8 @@ class _Post:
                 return
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as exception:
+                raise kafka.refusal(self._settings, exception, f"write topic {topic}") from None
 
     def _deliver(self) -> None:
         if self._producer.flush(_DELIVERY_S) or self._failures:
@@ -201,7 +203,9 @@ class _Post:
                 f"({', '.join(sorted(self._failures)) or 'no answer'}). Requeue again when it is well: an event counts once."
             )
 
-    def _hear(self, error: KafkaError | None, _: Message) -> None:
+    def _hear(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.code() in kafka.PERMISSIONS:
+            raise kafka.forbidden(self._settings, f"write topic {message.topic()}")
         if error is not None:
             self._failures.add(error.str())
 
@@ -224,7 +228,7 @@ def _read(settings: Settings, start: TopicPartition | None = None) -> Iterator[L
     name = kafka.topic_name(settings, dead_letters.TOPIC)
     consumer = kafka.consumer(settings, None, **{"enable.partition.eof": True})
     try:
-        places = [start] if start else [TopicPartition(name, number, 0) for number in _partitions(consumer, name)]
+        places = [start] if start else [TopicPartition(name, number, 0) for number in _partitions(settings, consumer, name)]
         consumer.assign(places)
         yield from _until_end(settings, consumer, {place.partition for place in places})
     finally:
@@ -242,13 +246,15 @@ def _until_end(settings: Settings, consumer: Consumer, unread: set[int]) -> Iter
             elif error.code() in (KafkaError._PARTITION_EOF, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001  # librdkafka's own code
                 unread.discard(message.partition())
             else:
-                raise kafka.user_error(settings, error)
+                raise kafka.user_error(settings, error, f"read topic {dead_letters.TOPIC} ({error.str()})")
         if time.monotonic() - heard_at > _PATIENCE_S:
             raise kafka.AwayError(f"kafka.bootstrap_servers is {settings.kafka.bootstrap_servers!r}: it does not answer any more")
 
 
-def _partitions(consumer: Consumer, name: str) -> list[int]:
+def _partitions(settings: Settings, consumer: Consumer, name: str) -> list[int]:
     metadata = consumer.list_topics(name, timeout=_PATIENCE_S).topics[name]
+    if metadata.error is not None and metadata.error.code() in kafka.PERMISSIONS:
+        raise kafka.forbidden(settings, f"read topic {name}")
     if metadata.error is not None:
         raise UserError(f"Kafka has no topic {name}: make the topics with `python -m pipeline topics create`")
     return sorted(metadata.partitions)

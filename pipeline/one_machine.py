@@ -28,18 +28,28 @@ def run(settings: Settings, count: int, *, edge: bool = False) -> int:
 
     UserError if a server or the portals file cannot be used.
     """
-    edge_parts = _edge(settings) if edge else []
+    if edge:
+        from pipeline.edge import portals
+
+        portals.load(settings.edge.portals_file)  # before anything is started
     with _servers(settings) as found:
         kafka.reach(found)
         following = registry.read(found).following
+        edge_parts = _collector(found) if edge else []
         parts = [*_parts(found, count, following), *edge_parts]
-        supervisor = Supervisor(parts, found.environment(), prefix_lines=found.log.format == "text")
+        supervisor = Supervisor(parts, prefix_lines=found.log.format == "text")
         ended = threading.Event()
         threading.Thread(target=_follow, args=(found, count, edge_parts, following, supervisor, ended), daemon=True).start()
         try:
             return supervisor.run()
         finally:
             ended.set()
+
+
+def _collector(settings: Settings) -> list[Part]:
+    from pipeline.edge import serve
+
+    return serve.parts(1, settings)
 
 
 def _parts(settings: Settings, count: int, following: Iterable[Generation]) -> list[Part]:
@@ -66,13 +76,6 @@ def _follow(
                 numbers = now
         except UserError as error:
             log.warning("cannot see which generations there are", error=str(error))
-
-
-def _edge(settings: Settings) -> list[Part]:
-    from pipeline.edge import portals, serve
-
-    portals.load(settings.edge.portals_file)
-    return serve.parts(1)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pipeline.adapters.acls import Applied
     from pipeline.effective import Effective
     from pipeline.letters import Letter, Requeued, Stat
     from pipeline.publish import Counts
@@ -105,6 +107,22 @@ def status(status: "Status", *, as_json: bool) -> None:
         print("refused: nothing")
     if status.retracted:
         print(f"retracted: {status.retracted} events (view retracted_events)")
+
+
+def rights(applied: "Applied", *, dry_run: bool, as_json: bool) -> None:
+    """What `topics acls` did; for people a line for each user, operation and kind."""
+    if as_json:
+        print_json({"granted": applied.granted, "removed": applied.removed, "dry_run": dry_run})
+        return
+    for did, changed in (
+        ("would grant" if dry_run else "granted", applied.granted),
+        ("would remove" if dry_run else "removed", applied.removed),
+    ):
+        for (user, operation, kind), of_these in groupby(changed, key=lambda right: (right.user, right.operation, right.kind)):
+            names = ", ".join(f"{right.name}{'*' if right.is_prefix else ''}" for right in of_these)
+            print(f"{did}: {user} may {operation} {kind} {names}")
+    if not applied.granted and not applied.removed:
+        print("every user has the rights that it needs, and no others")
 
 
 def letter_stats(stats: Sequence["Stat"], *, as_json: bool) -> None:

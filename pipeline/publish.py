@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import msgspec
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.adapters import dead_letters, kafka
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.avro_reader import MAX_BYTES
 from pipeline.adapters.contracts import RAW_TOPICS
-from pipeline.adapters.topics import create_raw_topics
+from pipeline.adapters.topics import create_topics
 from pipeline.core.events import Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_line
@@ -65,7 +65,7 @@ def publish(
     librdkafka's, over ours. UserError if the file cannot be read, Kafka is not there to begin with, or has not taken everything.
     """
     with _opened(path) as file:
-        create_raw_topics(settings)
+        create_topics(settings, "publish")
         publication = _Publication(settings, accepted, options)
         for number, line in numbered_lines(_cut(file, publication.sizes)):
             publication.line(number, line)
@@ -165,6 +165,8 @@ class _Publication:
                 return
             except BufferError:
                 self._wait(at_most=len(self._producer) * 3 // 4)
+            except KafkaException as exception:
+                raise kafka.refusal(self._settings, exception, f"write topic {record[0]}") from None
 
     def _wait(self, at_most: int) -> None:
         """Until no more records than that are waiting for Kafka; says so every few seconds while it takes none."""
@@ -182,9 +184,12 @@ class _Publication:
     def _note(self, error: KafkaError) -> None:
         self._trouble = error.str()
 
-    def _report(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            self._failures[error.str()] += 1
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            return
+        if error.code() in kafka.PERMISSIONS:
+            raise kafka.forbidden(self._settings, f"write topic {message.topic()}")
+        self._failures[error.str()] += 1
 
     def _reporter(self, event: Event) -> Callable[[KafkaError | None, Message], None]:
         def report(error: KafkaError | None, message: Message) -> None:

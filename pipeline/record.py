@@ -56,7 +56,6 @@ CHECK_SHARE = 40
 _CONSUME = 10_000
 _CONSUME_S = 0.05
 _HEALTH_EVERY_S = 1.0
-_NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 _CONSUMER = {
     "partition.assignment.strategy": "cooperative-sticky",
     "session.timeout.ms": 12_000,
@@ -91,7 +90,7 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     complaints = Complaints(log)
     until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
     until_there(lambda: views.migrate(settings), clickhouse.AwayError, stop, complaints)
-    topics.check_topics(settings)
+    topics.check_topics(settings, PART)
     return Recorder(settings, Registry(settings), stop, [elder.database for elder in registry.elders(settings)])
 
 
@@ -167,10 +166,10 @@ class Recorder:
             raise damage
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise UserError(f"{error.str()}: make the topics with `python -m pipeline topics create`")
+        if error.code() in kafka.PERMISSIONS | kafka.LOCKED_OUT:
+            raise kafka.user_error(self._settings, error, kafka.reading(self._settings, error, message.topic(), PART))
         if (ended := kafka.ended(self._settings, error)) is not None:
             raise ended
-        if error.code() in _NOT_ALLOWED:
-            raise kafka.user_error(self._settings, error)
         self._complaints.say("waiting for Kafka", error=error.str())
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline import settings_sources
 from pipeline.core import policy
 from pipeline.errors import UsageError
+from pipeline.principals import PRINCIPALS
 
 
 def _milliseconds(duration: Any) -> Any:
@@ -29,14 +30,59 @@ Duration = Annotated[int, BeforeValidator(_milliseconds)]
 
 
 def _dotted(options: Any) -> Any:
-    """Option names as librdkafka writes them: an environment variable can only say SASL_PASSWORD for sasl.password."""
+    """Option names as librdkafka writes them: an environment variable can only say SASL_PASSWORD for sasl.password.
+
+    A secret may stand in a file: `sasl.password.file` names it.
+    """
     if not isinstance(options, dict):
         return options
-    return {str(name).lower().replace("_", "."): str(value) for name, value in options.items()}
+    dotted = {str(name).lower().replace("_", "."): str(value) for name, value in options.items()}
+    for name in [name for name in dotted if name.endswith(".file") and settings_sources.is_secret(name)]:
+        secret = name.removesuffix(".file")
+        _refuse_both(dotted.get(secret), secret, name)
+        dotted[secret] = settings_sources.secret_in(name, dotted.pop(name))
+    return dotted
+
+
+def _of_principals(principals: Any) -> Any:
+    """Options by principal: an environment variable can only say DEAD_LETTERS."""
+    if not isinstance(principals, dict):
+        return principals
+    named = {str(name).lower().replace("_", "-"): options for name, options in principals.items()}
+    if strangers := sorted(named.keys() - set(PRINCIPALS)):
+        raise ValueError(f"{', '.join(strangers)} is no principal; principals are {', '.join(PRINCIPALS)}")
+    return named
+
+
+def _refuse_both(secret: object, name: str, file_name: str) -> None:
+    if secret:
+        raise ValueError(f"{name} and {file_name} are both given: keep one")
+
+
+Options = Annotated[dict[str, str], BeforeValidator(_dotted)]
+"""Client options of librdkafka."""
 
 
 class Section(BaseModel):
+    """A secret `x` may stand in a file that `x_file` names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        named = {name: given.get(f"{name}_file") for name in secrets_of(cls)} if isinstance(given, dict) else {}
+        for name, path in named.items():
+            if path:
+                secret = given.get(name)
+                _refuse_both(secret.get_secret_value() if isinstance(secret, SecretStr) else secret, name, f"{name}_file")
+                given = {**given, name: settings_sources.secret_in(f"{name}_file", path)}
+        return given
+
+
+def secrets_of(section: type[BaseModel]) -> list[str]:
+    """Names of the section's settings that are secrets."""
+    return [name for name, field in section.model_fields.items() if field.annotation is SecretStr]
 
 
 class Kafka(Section):
@@ -48,9 +94,13 @@ class Kafka(Section):
     ] = ""
     replication_factor: Annotated[int, Field(ge=1, description="Copies of each partition, in topics that we create.")] = 1
     options: Annotated[
-        dict[str, str],
-        BeforeValidator(_dotted),
+        Options,
         Field(repr=False, description="Client options under librdkafka's names (security.protocol, sasl.*, ssl.*), passed through."),
+    ] = {}
+    principals: Annotated[
+        dict[str, Options],
+        BeforeValidator(_of_principals),
+        Field(repr=False, description="Each part's own client options, over the above: its user and password."),
     ] = {}
 
 
@@ -62,12 +112,14 @@ class ClickHouse(Section):
     ] = "timelines"
     user: Annotated[str, Field(description="User of the pipeline, who makes tables and writes.")] = "default"
     password: Annotated[SecretStr, Field(description="Password of that user.")] = SecretStr("")
+    password_file: Annotated[Path | None, Field(description="File with that password, instead of it.")] = None
     secure: Annotated[bool, Field(description="Whether to speak TLS.")] = False
     options: Annotated[
         dict[str, str], Field(repr=False, description="Further arguments of clickhouse-driver (ca_certs, verify, alt_hosts).")
     ] = {}
     analyst_user: Annotated[str, Field(description="Read-only user for analysts.")] = "analyst"
     analyst_password: Annotated[SecretStr, Field(description="Password of the analyst.")] = SecretStr("")
+    analyst_password_file: Annotated[Path | None, Field(description="File with that password, instead of it.")] = None
 
 
 class SchemaRegistry(Section):
@@ -76,6 +128,7 @@ class SchemaRegistry(Section):
     )
     user: Annotated[str, Field(description="User of the registry, if it asks for one.")] = ""
     password: Annotated[SecretStr, Field(description="Password of that user.")] = SecretStr("")
+    password_file: Annotated[Path | None, Field(description="File with that password, instead of it.")] = None
 
 
 class Sessions(Section):
@@ -183,11 +236,20 @@ class Settings(BaseSettings):
         """The same settings, with the names of another generation. Its policy is in the registry (pipeline/replay/registry.py)."""
         return self.model_copy(update={"generation": number})
 
+    def acting_as(self, principal: str) -> Self:
+        """As a part sees them: with its own credentials for Kafka if it has some, and without whatever secrets it does not need."""
+        assert principal in PRINCIPALS, principal
+        kafka = self.kafka.model_copy(
+            update={"options": {**self.kafka.options, **self.kafka.principals.get(principal, {})}, "principals": {}}
+        )
+        unneeded = dict.fromkeys(("analyst_password",) if principal in _USE_CLICKHOUSE else ("password", "analyst_password"), SecretStr(""))
+        return self.model_copy(update={"kafka": kafka, "clickhouse": self.clickhouse.model_copy(update=unneeded)})
+
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, secrets included: what a child process needs to see what we see."""
         variables = {"PIPELINE_CONFIG": settings_sources.NO_FILE}
         for name, value in values(self):
-            if value is not None:
+            if value is not None and name not in _FILES_OF_SECRETS:  # they have been read
                 variables[settings_sources.variable(name)] = _as_text(value)
         return variables
 
@@ -217,6 +279,10 @@ def fields() -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{inner}", inner_field
         else:
             yield name, field
+
+
+_USE_CLICKHOUSE = ("record", "status")
+_FILES_OF_SECRETS = frozenset(f"{name}_file" for name, field in fields() if field.annotation is SecretStr)
 
 
 def values(settings: Settings) -> Iterator[tuple[str, Any]]:

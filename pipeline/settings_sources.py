@@ -21,6 +21,8 @@ NO_FILE = os.devnull
 DEFAULT_FILE = Path("pipeline.toml")
 SERVERS_FILE = "servers.json"
 """In the data directory, while embedded servers run."""
+_TABLES = (".options", ".principals")
+"""Settings with entries of any name."""
 SECRET_WORDS = ("password", "secret", "key", "token", "jaas")
 
 
@@ -32,6 +34,18 @@ def variable(name: str) -> str:
 def is_secret(name: str) -> bool:
     """Whether the value of a setting or a client option of this name must not be shown."""
     return any(word in name.lower() for word in SECRET_WORDS)
+
+
+def secret_in(name: str, path: str | Path) -> str:
+    """The content of a file, without the newline at its end. ValueError naming the setting if there is none."""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"{name} names {path}, which cannot be read: {reason}") from None
+    if not secret:
+        raise ValueError(f"{name} names {path}, which is empty")
+    return secret
 
 
 class _Source(PydanticBaseSettingsSource):
@@ -89,7 +103,7 @@ def embedded(given: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     if "bootstrap_servers" not in _section(given, "kafka"):
-        found["kafka"] = _known(servers, "kafka", ("bootstrap_servers",))
+        found["kafka"] = _known(servers, "kafka", ("bootstrap_servers", "options", "principals"))
     if not {"host", "port"} & set(_section(given, "clickhouse")):
         found["clickhouse"] = _known(servers, "clickhouse", ("host", "port", "user", "password", "analyst_user", "analyst_password"))
     return {name: section for name, section in found.items() if section}
@@ -122,13 +136,13 @@ def refuse_unknown_variables(names: Sequence[str]) -> None:
 
 
 def _open_ended(allowed: Iterable[str]) -> tuple[str, ...]:
-    """Settings that are tables of options: any name may follow."""
-    return tuple(f"{name}__" for name in allowed if name.endswith("__OPTIONS"))
+    """Settings that are tables: any name may follow."""
+    return tuple(f"{name}__" for name in allowed if name.endswith(("__OPTIONS", "__PRINCIPALS")))
 
 
 def explanation_of_json(names: Sequence[str]) -> str:
     """Which variables should have held JSON: those that stand for a table of options, or for a whole section."""
-    tables = {variable(name) for name in names if name.endswith(".options")} | {
+    tables = {variable(name) for name in names if name.endswith(_TABLES)} | {
         variable(name.partition(".")[0]) for name in names if "." in name
     }
     wrong = [name for name in sorted(os.environ) if name.upper() in tables and not _is_object(os.environ[name])]
@@ -153,9 +167,15 @@ def _lines(error: ValidationError, names: Sequence[str]) -> Iterator[str]:
         if mistake["type"] == "extra_forbidden":
             yield f"unknown setting {name}{_hint(name, names)}{_where(name)}"
             continue
-        shown = "***" if is_secret(name) else repr(mistake["input"])
         reason = mistake["msg"].removeprefix("Value error, ")
-        yield f"setting {name} = {shown}{_where(name)}: {reason[:1].lower() + reason[1:]}"
+        yield f"setting {name}{_value(name, mistake['input'], names)}{_where(name)}: {reason[:1].lower() + reason[1:]}"
+
+
+def _value(name: str, given: object, names: Sequence[str]) -> str:
+    """What was given, unless it is a secret, or may contain one: a whole section, a table of options."""
+    if name not in names or name.endswith(_TABLES):
+        return ""
+    return " = ***" if is_secret(name) else f" = {given!r}"
 
 
 def _where(name: str) -> str:

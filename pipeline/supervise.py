@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from pipeline.logs import logger
 from pipeline.settings import Settings
+from pipeline.settings_sources import PREFIX
 
 GRACE_S = 10.0
 """How long the parts may take to finish their batch and commit."""
@@ -51,11 +52,11 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to start: a name for people, a command, and what is added to the environment of all."""
+    """What to start: a name for people, a command, and its environment besides ours (our settings are not in it: some are secrets)."""
 
     name: str
     command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -77,20 +78,18 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[Part],
-        environment: Mapping[str, str],
         *,
         prefix_lines: bool = True,
         pauses: Pauses = Pauses(),
         output: BinaryIO | None = None,
         handed_on: Sequence[signal.Signals] = (),
     ) -> None:
-        """`environment` is added to ours. `prefix_lines`: each line of a part's output is shown after the part's name.
+        """`prefix_lines`: each line of a part's output is shown after the part's name.
 
         `output`: where it is shown, stderr unless something else is given. Signals that are `handed_on` go to the parts, and stop nothing.
         """
         self._wanted = tuple(parts)
         self._lives: list[_Life] = []
-        self._environment = {**_FRUGAL, **os.environ, **environment}
         self._prefix_lines = prefix_lines
         self._prefix_width = 0
         self._output = output
@@ -175,7 +174,7 @@ class Supervisor:
     def _start(self, life: _Life, now: float) -> None:
         life.process = subprocess.Popen(
             life.part.command,
-            env={**self._environment, **life.part.environment},
+            env=_environment(life.part),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -241,10 +240,18 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def workers(roles: Iterable[str], count: int, settings: Settings | None = None) -> list[Part]:
-    """`count` processes of each role, named sessionize-0, sessionize-1 ..., or sessionize.g2-0 ...; `settings`, if they have their own."""
-    suffix, environment = (settings.suffix, settings.environment()) if settings else ("", {})
-    return [Part(f"{role}{suffix}-{number}", _worker_command(role, number), environment) for role in roles for number in range(count)]
+def workers(roles: Iterable[str], count: int, settings: Settings) -> list[Part]:
+    """`count` processes of each role, named sessionize-0, sessionize-1 ... or sessionize.g2-0 ...; each knows no secret that it does not need."""
+    return [
+        Part(f"{role}{settings.suffix}-{number}", _worker_command(role, number), settings.acting_as(role).environment())
+        for role in roles
+        for number in range(count)
+    ]
+
+
+def _environment(part: Part) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return {**_FRUGAL, **others, **part.environment}
 
 
 def _worker_command(role: str, number: int) -> tuple[str, ...]:

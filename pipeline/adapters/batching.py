@@ -14,6 +14,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `on_partitions_revoked` | Faust forgets the acks before it waits for the streams; we wait and commit first |
 | `seek_to_committed` | a partition without a committed offset goes back to its beginning, too |
 | `_commit` (thread) | a commit that fails is tried again; Faust's would end the worker |
+| `_fetch_records`, `_commit` | a right that was taken away ends the worker with a message; Faust would wait for ever |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
 They are private names, so the versions of both libraries are pinned and `check_hooks` runs at every start.
@@ -53,6 +54,8 @@ RESPONSE_BYTES = 16 << 20
 BUFFERED_BATCHES = 2
 """Batches that wait for the agent; behind them the fetching thread waits too."""
 _COMPLAIN_EVERY_S = 5.0
+
+NOT_ALLOWED = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
 
 log = logger("batching")
 
@@ -129,12 +132,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, list[Batch]]:
         """One batch for each partition that has records. Group generation, era and number are those of the moment of fetching."""
+        self._end_if_refused(getattr(self._ensure_consumer()._coordinator, "_pending_exception", None))  # noqa: SLF001
         try:
             fetched = await super()._fetch_records(*args, **kwargs)
         except aiokafka.errors.CorruptRecordException as error:
             raise kafka.DamagedError(
                 f"A record is damaged on the broker's disk: {error}. Restore it, from a replica or a backup."
             ) from None
+        except aiokafka.errors.KafkaError as error:
+            self._end_if_refused(error)
+            raise
         gone = {tp: await self._gone(TP(tp.topic, tp.partition), records[0].offset) for tp, records in fetched.items()}
         return {TP(tp.topic, tp.partition): [self._batch(TP(tp.topic, tp.partition), records, gone[tp])] for tp, records in fetched.items()}
 
@@ -163,6 +170,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             number=number,
             gone=gone,
         )
+
+    def _end_if_refused(self, error: BaseException | None) -> None:
+        if isinstance(error, NOT_ALLOWED):
+            self.app.on_refused(error)  # type: ignore[attr-defined]  # a BatchApp
 
     def begin_era(self) -> None:
         """From here on batches come from the committed offsets (or the beginning) on."""
@@ -196,6 +207,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await consumer.commit(due)
         except aiokafka.errors.KafkaError as error:
+            self._end_if_refused(error)
             if time.monotonic() - self._complained_at > _COMPLAIN_EVERY_S:
                 self._complained_at = time.monotonic()
                 log.warning("offsets not committed, trying again", error=str(error))

@@ -67,8 +67,6 @@ _REFUSED = {
     KafkaError.INVALID_MSG,
     KafkaError.POLICY_VIOLATION,
     *_UNKNOWN,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 _PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # noqa: SLF001
 """What becomes of the other records of a failed transaction."""
@@ -98,7 +96,7 @@ class RetryError(Exception):
 
 
 class RefusedError(RuntimeError):
-    """The broker will never take what we wrote (too large, no such topic, not allowed): trying again is no use."""
+    """The broker will never take what we wrote (too large, no such topic): trying again is no use."""
 
 
 def topic_of(settings: Settings, app: str, table: str) -> str:
@@ -151,7 +149,7 @@ class Changelog:
     def commit(self, outputs: Iterable[Output], changes: Mapping[bytes, bytes | None], applied: Mapping[str, int]) -> None:
         """One transaction. Outputs go to the partition that is ours. Waits while Kafka is away.
 
-        Raises FencedError, RetryError (see there), RefusedError; then nothing of it is visible to anybody.
+        Raises FencedError, RetryError (see there), RefusedError, or UserError if we may not; then nothing of it is visible to anybody.
         """
         assert self._producer is not None, "open the changelog first"
         assert APPLIED not in changes, "the key of the applied offsets is not an item's"
@@ -195,6 +193,11 @@ class Changelog:
         return self._verdict(error, cause)
 
     def _verdict(self, error: KafkaError, cause: KafkaError) -> Exception:
+        for refused in (error, cause):
+            if refused.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                return kafka.forbidden(self._settings, f"write transaction {self._transactional_id}")
+            if refused.code() in kafka.PERMISSIONS:
+                return kafka.forbidden(self._settings, f"write topic {self._topic}, or one of those written with it")
         if error.code() in _FENCED or cause.code() in _FENCED:
             return FencedError(self._transactional_id)
         if error.code() in _REFUSED or cause.code() in _REFUSED:
@@ -276,6 +279,8 @@ class Changelog:
         if error.code() == KafkaError._BAD_MSG:  # noqa: SLF001
             with self.understood():
                 raise ValueError(error.str())
+        if error.code() in kafka.PERMISSIONS:
+            raise kafka.forbidden(self._settings, kafka.reading(self._settings, error, self._topic, self._app))
         if not (error.retriable() or error.code() in _AWAY):
             raise RefusedError(f"restoring {self._topic}[{self._partition}]: {error.str()}")
         self._log.warning("waiting for Kafka", doing="restoring the partition", error=error.str())

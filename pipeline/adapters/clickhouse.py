@@ -36,6 +36,7 @@ _READ_ONLY = 164
 """Our user may not write: a mistake to be told, or a server that somebody is at work on, so it is waited for as well."""
 NOT_THERE = frozenset({60, 81})
 """No such table, no such database."""
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _RACES = frozenset({57, 60, 82, 81, 218})
 """Something is there, or not there yet, because another process does the same thing now."""
 _ATTEMPTS = 5
@@ -99,6 +100,8 @@ def is_away(error: BaseException) -> bool:
     """Whether the error says that the server is absent or busy, so that trying again is right."""
     if isinstance(error, ServerException):
         return error.code in _BUSY or error.code == _READ_ONLY
+    if _UNTRUSTED in str(error):
+        return False
     return isinstance(error, AwayError | NetworkError | SocketTimeoutError | EOFError | OSError)
 
 
@@ -121,11 +124,18 @@ def user_error(settings: Settings, error: BaseException) -> UserError | None:
         if error.code not in _BUSY:
             return None
     elif not is_away(error):
-        return None
+        return _untrusted(where, error) if _UNTRUSTED in str(error) else None
     return AwayError(
         f"clickhouse.host and clickhouse.port are {where}: no answer there ({_first_line(error)}). Start ClickHouse (`make up` starts "
         f"the embedded one), or set PIPELINE_CLICKHOUSE__HOST and PIPELINE_CLICKHOUSE__PORT (the native protocol's; with TLS also "
         f"clickhouse.secure)."
+    )
+
+
+def _untrusted(where: str, error: BaseException) -> UserError:
+    return UserError(
+        f"clickhouse.options: the certificate of the server at {where} is not to be trusted ({_first_line(error)}). "
+        f"Name its authority as ca_certs there."
     )
 
 

@@ -6,10 +6,12 @@ clients alike; what Faust and aiokafka need of them is translated here.
 
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import aiokafka.errors
 import faust
 
 from pipeline.adapters import batching, kafka
@@ -35,6 +37,8 @@ class BatchApp(faust.App):
     """A Faust app that keeps nothing on disk, and knows the logical names of its topics."""
 
     settings: Settings
+    on_refused: Callable[[Exception], NoReturn]
+    """Hears that we may not read what we read (`batching.NOT_ALLOWED`)."""
 
     def logical_name(self, topic: str) -> str:
         """The topic's name in `topics/`."""
@@ -84,6 +88,13 @@ def faust_app(settings: Settings, name: str, timings: Timings = USUAL) -> BatchA
     )
     app.settings = settings
     return app
+
+
+def refused(settings: Settings, error: Exception) -> UserError:
+    """In a user's words: one of `batching.NOT_ALLOWED`."""
+    names = ", ".join(map(str, error.args))
+    what = f"read group {names}" if isinstance(error, aiokafka.errors.GroupAuthorizationFailedError) else f"read topic {names}"
+    return kafka.forbidden(settings, what)
 
 
 def credentials(options: dict[str, str]) -> Any:

@@ -31,10 +31,17 @@ _CONSUMER = {
 }
 # librdkafka's own errors begin with _, which does not make them private.
 _CREDENTIALS = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM}  # noqa: SLF001
-_PERMISSIONS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
-
-
-_LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
+PERMISSIONS = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+"""The broker knows us and does not let us: waiting does not mend it."""
+LOCKED_OUT = _CREDENTIALS | {KafkaError._SSL}  # noqa: SLF001
+"""The broker, or we, will not talk at all: nor does waiting mend this."""
 
 
 class AwayError(UserError):
@@ -45,6 +52,8 @@ class DamagedError(UserError):
     """A topic holds what nobody has written."""
 
 
+NO_GROUP = "no-group"
+"""Name that librdkafka needs, and looks up at the broker, for a consumer that joins no group."""
 Client = TypeVar("Client")
 
 
@@ -85,7 +94,7 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
 
 def consumer(settings: Settings, group: str | None = None, **overrides: Any) -> Consumer:
     """A consumer of committed records that commits nothing by itself; `group` None is for `assign()` without a group."""
-    name = group_name(settings, group) if group else settings.kafka.topic_prefix + "no-group"
+    name = group_name(settings, group or NO_GROUP)
     return _client(settings, Consumer, {"group.id": name} | _CONSUMER | overrides)
 
 
@@ -101,25 +110,44 @@ def reach(settings: Settings, timeout_s: float = 10.0) -> Any:
         return client.list_topics(timeout=timeout_s)
     except KafkaException as exception:
         client.poll(0)  # delivers what went wrong with the connections
-        refused = [error for error in errors if error.code() in _LOCKED_OUT]
+        refused = [error for error in errors if error.code() in LOCKED_OUT]
         raise user_error(settings, (refused or [*errors, exception.args[0]])[0]) from None
 
 
-def user_error(settings: Settings, error: KafkaError) -> UserError:
-    """What a user can do about an error of the broker or of the way to it."""
+def forbidden(settings: Settings, what: str) -> UserError:
+    """We are not allowed to do `what`: "write topic contacts"."""
+    user = settings.kafka.options.get("sasl.username")
+    who = f"user {user!r}" if user else "us (kafka.options names no user)"
+    return UserError(
+        f"Kafka at {settings.kafka.bootstrap_servers} does not allow {who} to {what}. Is it the right user for this part "
+        f"(kafka.principals)? Then an administrator grants what it needs with `python -m pipeline topics acls`."
+    )
+
+
+def refusal(settings: Settings, exception: KafkaException, what: str) -> Exception:
+    """What to raise when a call failed: `forbidden` if we may not, else the exception itself."""
+    return forbidden(settings, what) if exception.args[0].code() in PERMISSIONS else exception
+
+
+def reading(settings: Settings, error: KafkaError, topic: str | None, part: str) -> str:
+    """What a consumer of the part was not allowed to do, in the words of `forbidden`."""
+    if topic is None or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+        return f"read group {group_name(settings, part)}"
+    return f"read topic {topic}"
+
+
+def user_error(settings: Settings, error: KafkaError, what: str = "") -> UserError:
+    """What a user can do about an error of the broker or of the way to it. `what` was not done: "write topic contacts"."""
     servers = settings.kafka.bootstrap_servers
     code = error.code()
     if code in _CREDENTIALS:
         user = settings.kafka.options.get("sasl.username", "")
         return UserError(
             f"kafka.options: the broker at {servers} refused our credentials (sasl.username is {user!r}): {error.str()}. "
-            f"Correct sasl.mechanism, sasl.username and sasl.password, or PIPELINE_KAFKA__OPTIONS."
+            f"Correct sasl.mechanism, sasl.username and sasl.password there, or in kafka.principals."
         )
-    if code in _PERMISSIONS:
-        return UserError(
-            f"kafka.bootstrap_servers is {servers!r}: the broker does not allow it: {error.str()}. "
-            f"Grant our user the right, or set kafka.topic_prefix."
-        )
+    if code in PERMISSIONS:
+        return forbidden(settings, what or f"do this ({error.str()})")
     if code == KafkaError._SSL:  # noqa: SLF001
         return UserError(f"kafka.options: no TLS connection to {servers}: {error.str()}. Correct security.protocol and ssl.* there.")
     return AwayError(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from clickhouse_driver import Client
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.dead_letters import Headers
@@ -98,6 +98,8 @@ class PatientProducer:
         self._pause = pause
         self._complaints = complaints
         self._refused: KafkaError | None = None
+        self._forbidden: str | None = None
+        """The topic that we may not write."""
         self._producer: Producer = kafka.producer(settings, **_PRODUCER, on_delivery=self._on_delivery)
 
     def produce(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None = None) -> None:
@@ -108,14 +110,20 @@ class PatientProducer:
                 return
             except BufferError:  # the queue is full: the broker needs time
                 self._producer.poll(0.1)
+            except KafkaException as exception:
+                raise kafka.refusal(self._settings, exception, f"write topic {topic}") from None
 
     def flush(self) -> None:
-        """RuntimeError if the broker will never take a record."""
+        """UserError if we may not write, RuntimeError if the broker will never take a record for another reason."""
         while self._producer.flush(1.0):
             self._complaints.say("waiting for Kafka", undelivered=len(self._producer))
             self._pause(0.0)
+        if self._forbidden is not None:
+            raise kafka.forbidden(self._settings, f"write topic {self._forbidden}")
         if self._refused is not None:
             raise RuntimeError(f"Kafka refuses what we write: {self._refused.str()}")
 
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.code() in kafka.PERMISSIONS:
+            self._forbidden = message.topic()
         self._refused = self._refused or error

@@ -12,9 +12,10 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
-from pipeline.adapters import kafka
-from pipeline.adapters.contracts import Topic, load_topics
+from pipeline.adapters import acls, kafka
+from pipeline.adapters.contracts import RAW_TOPICS, Topic, load_topics
 from pipeline.errors import UserError
+from pipeline.principals import PRODUCER
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30.0
@@ -22,34 +23,47 @@ _MUST_MATCH = "cleanup.policy"
 _CANNOT = {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION}
 
 
-def create_topics(settings: Settings) -> list[str]:
-    """Creates what is missing and checks all; returns the names created. UserError if the broker is away, refuses, or differs."""
-    present = kafka.reach(settings).topics
-    missing = [topic for topic in load_topics().values() if kafka.topic_name(settings, topic.name) not in present]
+def create_topics(settings: Settings, part: str | None = None) -> list[str]:
+    """Creates what is missing and checks all; returns the names created. UserError if the broker is away, refuses, or differs.
+
+    For a part only if a topic that it reads or writes is missing, since it may not see the others, and if it has the rights that it needs.
+    """
+    if part is not None:
+        acls.check_rights(settings, part)  # a topic that we may not see looks missing
+    missing = _missing(settings, _topics_of(None)) if _missing(settings, _topics_of(part)) else []
     created = _create(settings, missing) if missing else []
     _await(settings, missing)
-    check_topics(settings)
+    check_topics(settings, part)
     return created
 
 
-def create_raw_topics(settings: Settings) -> None:
-    """What a producer needs: everything, where one of the common topics is missing; else nothing, whatever generations there are."""
-    present = kafka.reach(settings).topics
-    if any(kafka.is_common(name) and kafka.topic_name(settings, name) not in present for name in load_topics()):
-        create_topics(settings)
+def check_topics(settings: Settings, part: str | None = None) -> None:
+    """UserError naming the first topic that is missing, or has other partitions or another cleanup policy than its contract.
 
-
-def check_topics(settings: Settings) -> None:
-    """UserError naming the first topic that is missing, or has other partitions or another cleanup policy than its contract."""
+    With a part: also the first right that it does not have; its topics only.
+    """
     present = kafka.reach(settings).topics
-    for topic in load_topics().values():
+    if part is not None:
+        acls.check_rights(settings, part)
+    for topic in _topics_of(part):
         name = kafka.topic_name(settings, topic.name)
         if name not in present:
             prefix = settings.kafka.topic_prefix
             raise UserError(f"kafka.topic_prefix is {prefix!r}: there is no topic {name}. Create it: `python -m pipeline topics create`.")
         _same(settings, topic, "partitions", str(topic.partitions), str(len(present[name].partitions)))
-    for topic, configs in _configs(settings, load_topics().values()):
+    for topic, configs in _configs(settings, _topics_of(part)):
         _same(settings, topic, _MUST_MATCH, topic.configs[_MUST_MATCH], configs[_MUST_MATCH].value)
+
+
+def _topics_of(part: str | None) -> list[Topic]:
+    if part == PRODUCER:
+        return [topic for topic in load_topics().values() if topic.name in RAW_TOPICS.values()]
+    return [topic for topic in load_topics().values() if part is None or part in (*topic.producers, *topic.consumers)]
+
+
+def _missing(settings: Settings, topics: Iterable[Topic]) -> list[Topic]:
+    present = kafka.reach(settings).topics
+    return [topic for topic in topics if kafka.topic_name(settings, topic.name) not in present]
 
 
 def _create(settings: Settings, topics: Iterable[Topic]) -> list[str]:
@@ -76,6 +90,11 @@ def _created(settings: Settings, topic: Topic, answer: Future[None]) -> bool:
                 f"kafka.replication_factor is {settings.kafka.replication_factor}: the broker does not create "
                 f"{kafka.topic_name(settings, topic.name)}: {error.str()}. "
                 f"Set it to what the cluster can do, or create the topic as topics/{topic.name}.yaml says."
+            ) from None
+        if error.code() in kafka.PERMISSIONS:
+            raise UserError(
+                f"kafka.topic_prefix is {settings.kafka.topic_prefix!r}: there is no topic {kafka.topic_name(settings, topic.name)}, "
+                f"and we may not make it. An administrator makes all with `python -m pipeline topics create`."
             ) from None
         raise kafka.user_error(settings, error) from None
     return True
@@ -110,7 +129,7 @@ def _configs(settings: Settings, topics: Iterable[Topic]) -> Iterable[tuple[Topi
         answers = client.describe_configs(list(resources), request_timeout=TIMEOUT_S)
         return [(resources[resource], answer.result()) for resource, answer in answers.items()]
     except KafkaException as exception:
-        raise kafka.user_error(settings, exception.args[0]) from None
+        raise kafka.user_error(settings, exception.args[0], "see the settings of topics") from None
 
 
 def _same(settings: Settings, topic: Topic, what: str, expected: str, found: str) -> None:

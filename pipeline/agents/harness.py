@@ -16,7 +16,7 @@ from faust.types import TP
 from pipeline.adapters import kafka
 from pipeline.adapters.batching import Consumer, RawSchema
 from pipeline.adapters.changelog import Output
-from pipeline.adapters.faust_app import USUAL, BatchApp, Timings, faust_app
+from pipeline.adapters.faust_app import USUAL, BatchApp, Timings, faust_app, refused
 from pipeline.agents.decoding import Decode
 from pipeline.agents.folding import Effects, Fold, Folding, StatefulPart
 from pipeline.agents.health import HealthFile
@@ -43,6 +43,7 @@ class Part:
         self.name = name
         self.timings = timings
         self.app: BatchApp = faust_app(settings, name, timings)
+        self.app.on_refused = lambda error: _bug(refused(settings, error))
         self.health_file = HealthFile(settings, name)
         self.copartitioned: list[tuple[str, ...]] = []
         """Groups of logical topics that must exist with one number of partitions."""

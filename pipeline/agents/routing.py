@@ -7,7 +7,7 @@ twice, which every reader knows (spec: events.md, "One event id, one event").
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.adapters import kafka
 from pipeline.adapters.batching import Batch
@@ -36,6 +36,7 @@ class Routing:
     """One route in one process. Batches are settled one call after the other (one lane)."""
 
     def __init__(self, settings: Settings, route: Route, decode: Decode, health: Health) -> None:
+        self._settings = settings
         self._target = kafka.topic_name(settings, route.target)
         self._route = route
         self._decode = decode
@@ -76,10 +77,14 @@ class Routing:
                 return self._producer.produce(self._target, value, key)
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as exception:
+                raise kafka.refusal(self._settings, exception, f"write topic {self._target}") from None
 
     def _flush(self) -> None:
         while self._producer.flush(_PATIENCE_S):
             log.warning("waiting for Kafka", doing="routing a batch", to=self._target)
+        if self._undelivered is not None and self._undelivered.code() in kafka.PERMISSIONS:
+            raise kafka.forbidden(self._settings, f"write topic {self._target}")
         if self._undelivered is not None:
             raise RefusedError(f"Kafka refuses what we write to {self._target}: {self._undelivered.str()}")
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any
 
-from pipeline.adapters import kafka
+from pipeline.adapters import acls, kafka
 from pipeline.agents.harness import Part
 from pipeline.errors import UserError
 from pipeline.logs import logger
@@ -36,6 +36,7 @@ def run_worker(part: Part) -> int:
 def wait_for_topics(part: Part) -> None:
     """Returns when Kafka answers and has the part's topics, those that are read together with equal numbers of partitions."""
     topics = _topics(part.settings)
+    acls.check_rights(part.settings, part.name)  # a topic that we may not see would look missing
     for group in (*part.copartitioned, *((target,) for target in part.targets)):
         _check({name: topics.get(kafka.topic_name(part.settings, name), 0) for name in group})
 

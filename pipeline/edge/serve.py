@@ -27,6 +27,7 @@ from pipeline.edge.delivery import Delivery
 from pipeline.edge.spool import Spool
 from pipeline.errors import UsageError, UserError
 from pipeline.logs import logger
+from pipeline.principals import PRODUCER
 from pipeline.settings import Settings
 from pipeline.supervise import Part, Supervisor
 
@@ -40,22 +41,20 @@ def serve(settings: Settings, processes: int) -> int:
     portals.load(settings.edge.portals_file)  # says what is wrong once, not in every process
     if processes == 1:
         return _process(settings)
-    supervisor = Supervisor(
-        parts(processes), settings.environment(), prefix_lines=settings.log.format == "text", handed_on=(signal.SIGHUP,)
-    )
-    return supervisor.run()
+    return Supervisor(parts(processes, settings), prefix_lines=settings.log.format == "text", handed_on=(signal.SIGHUP,)).run()
 
 
-def parts(processes: int) -> list[Part]:
-    """What a supervisor starts: edge-0, edge-1 ..."""
+def parts(processes: int, settings: Settings) -> list[Part]:
+    """What a supervisor starts: edge-0, edge-1 ...; each knows no more secrets than a producer needs."""
     command = (sys.executable, "-m", "pipeline", "edge", "--processes", "1", "--parent", str(os.getpid()))
-    return [Part(f"edge-{number}", command) for number in range(processes)]
+    environment = settings.acting_as(PRODUCER).environment()
+    return [Part(f"edge-{number}", command, environment) for number in range(processes)]
 
 
 def _process(settings: Settings) -> int:
     _allow_many_connections()
     try:
-        create_topics(settings)
+        create_topics(settings, PRODUCER)
     except kafka.AwayError as error:
         log.warning("Kafka is away: what is accepted waits in the spool", error=str(error))
     return uvicorn_run(settings)

@@ -13,13 +13,13 @@ import msgspec
 
 from pipeline.adapters import clickhouse, patience, topics
 from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.bulk.rebuild import rebuild
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.lag import Place, Readings
 from pipeline.logs import logger
 from pipeline.policy_file import as_toml, load_policy
 from pipeline.replay import registry, views
-from pipeline.replay.rebuild import rebuild
 from pipeline.replay.registry import About, Generation, Offsets, State
 from pipeline.settings import Settings
 

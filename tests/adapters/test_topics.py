@@ -96,7 +96,7 @@ def test_a_broker_that_is_not_there_is_named() -> None:
     [
         (KafkaError._AUTHENTICATION, "refused our credentials (sasl.username is 'ada'): no. Correct sasl.mechanism, sasl.username"),
         (KafkaError._SSL, "no TLS connection to 127.0.0.1:9: no. Correct security.protocol and ssl.*"),
-        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "the broker does not allow it: no. Grant our user the right"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "does not allow user 'ada' to do this (no). Is it the right user for this part"),
         (KafkaError._TRANSPORT, "no broker answers there (no). Start Kafka"),
     ],
 )
