@@ -241,7 +241,7 @@ def die_with(parent: int) -> None:
 
 
 def workers(roles: Iterable[str], count: int, settings: Settings) -> list[Part]:
-    """`count` processes of each role, named sessionize-0, sessionize-1 ... or sessionize.g2-0 ...; each knows no secret that it does not need."""
+    """`count` processes of each role, named sessionize-0 ... or sessionize.g2-0 ...; none knows a secret that it does not need."""
     return [
         Part(f"{role}{settings.suffix}-{number}", _worker_command(role, number), settings.acting_as(role).environment())
         for role in roles
