@@ -29,6 +29,8 @@ EVENTS: list[Event] = [
     builders.identify(5, email="a@x.io"),
     builders.custom_event(6),
     builders.contact_import(7),
+    builders.retraction(8),
+    builders.contact_merge(9),
 ]
 
 

@@ -25,7 +25,18 @@ from pipeline.resolve import resolve_events
 from pipeline.settings import DeadLetters, Settings, Worker
 from tests.adapters.meaning import key_of, sessions
 from tests.adapters.recording import Gate, caught_up, publish, raw, read, recording
-from tests.builders import START, contact_import, custom_event, email_click, form_submission, identify, page_view, utk
+from tests.builders import (
+    START,
+    contact_import,
+    contact_merge,
+    custom_event,
+    email_click,
+    form_submission,
+    identify,
+    page_view,
+    retraction,
+    utk,
+)
 from tests.end_to_end.reading import resolution_in_clickhouse
 
 EVERYTHING = (
@@ -49,6 +60,8 @@ EVERYTHING = (
     identify(5, external_id="crm-1"),
     custom_event(6, properties={"deep": {"er": [1, None]}}),
     contact_import(7, external_id="crm-2"),
+    retraction(8, retracts=99, properties={"why": "a test"}),
+    contact_merge(9),
 )
 
 
@@ -86,9 +99,8 @@ def test_every_field_of_every_type_arrives(ready: Settings, registry: Registry) 
 
 def present(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are there; pairs and ids as both sides can compare them."""
-    texts = {
-        name: str(value) if name == "event_id" else list(value) if name == "fields" else value for name, value in fields.items() if value
-    }
+    spelled = {"event_id": str, "retracts": str, "fields": list}
+    texts = {name: spelled.get(name, lambda it: it)(value) for name, value in fields.items() if value}
     return texts | {name: value for name, value in fields.items() if value is False}
 
 

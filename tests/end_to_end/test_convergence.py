@@ -5,6 +5,7 @@ import random
 import signal
 from pathlib import Path
 
+import orjson
 import pytest
 
 from pipeline.core.policy import Policy
@@ -33,7 +34,7 @@ def expected(lines: list[bytes]) -> Resolution:
 def test_clickhouse_equals_resolve(
     settings: Settings, tmp_path: Path, lines: list[bytes], expected: Resolution, shuffle: int, restart: str
 ) -> None:
-    """Sessions, contacts, links, owners of all events and what conflicts: in three orders, each with a restart in the middle."""
+    """Sessions, contacts, links, owners of all events, what conflicts, what is retracted: three orders, a restart in the middle of each."""
     random.Random(shuffle).shuffle(shuffled := list(lines))
     halves = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
     halves[0].write_bytes(b"\n".join(shuffled[: EVENTS // 2]))
@@ -59,4 +60,6 @@ def test_clickhouse_equals_resolve(
     assert shown.links == expected.links
     assert shown.sessions == expected.sessions
     assert shown.events == expected.events
+    said = orjson.loads(command(settings, "status", "--json").stdout)
+    assert said["retracted"] == len({(line["portal_id"], line["event_id"]) for line in map(orjson.loads, lines)}) - len(expected.events) > 0
     assert sorted(row.detail for row in shown.rejected) == sorted(row.detail for row in expected.rejected)
