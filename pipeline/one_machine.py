@@ -76,6 +76,8 @@ def _follow(
                 numbers = now
         except UserError as error:
             log.warning("cannot see which generations there are", error=str(error))
+        except Exception:  # the parts that run are not to suffer from it, and the next look may be better
+            log.warning("cannot see which generations there are", exc_info=True)
 
 
 @contextmanager

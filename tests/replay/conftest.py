@@ -28,9 +28,8 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 
 
 def built(settings: Settings, number: int, *events: Event, policy: Policy | None = None) -> Settings:
-    """A generation with all that it needs, whose tables say what these events mean; the settings that lead to it."""
+    """A generation whose tables say what these events mean; the settings that lead to it. It has no topics (`in_kafka`)."""
     of_generation = settings.of_generation(number)
-    topics.create_topics(of_generation)
     clickhouse.migrate(of_generation)
     client = clickhouse.connect(of_generation)
     encoder = Registry(Settings())
@@ -40,6 +39,12 @@ def built(settings: Settings, number: int, *events: Event, policy: Policy | None
     if number > 1:
         registry.write(settings, Generation(number, State.FOLLOWING, as_toml(policy or Policy())))
     return of_generation
+
+
+def in_kafka(settings: Settings) -> None:
+    """Gives all generations their topics."""
+    for of_generation in registry.all_settings(settings):
+        topics.create_topics(of_generation)
 
 
 def pointed(settings: Settings, number: int) -> None:

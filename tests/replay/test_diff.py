@@ -21,7 +21,7 @@ from tests.adapters.test_views import by_id
 from tests.builders import HOUR, START, event_id, form_submission, line, page_view, utk
 from tests.cli.conftest import Run
 from tests.end_to_end.collisions import collisions
-from tests.replay.conftest import built, pointed
+from tests.replay.conftest import built, in_kafka, pointed
 
 OTHER = parse_policy("", ["sessions.gap=5m", "identity.rebind=move_all", "identity.replaced_email=keep"])
 
@@ -57,6 +57,7 @@ def test_a_switch_to_another_policy_changes_what_resolve_says(settings: Settings
     some = events(2_000, 8)
     built(settings, 1, *some)
     built(settings, 2, *some, policy=OTHER)
+    in_kafka(settings)
     usual, other = resolved(some, Policy()), resolved(some, OTHER)
     told = diff(settings)
     assert (told.before, told.after, told.behind) == (1, 2, {})
@@ -70,6 +71,7 @@ def test_no_difference(settings: Settings) -> None:
     some = events(300, 9)
     built(settings, 1, *some)
     built(settings, 2, *some)
+    in_kafka(settings)
     assert diff(settings).changes == {kind.name: [] for kind in KINDS}
 
 
@@ -110,6 +112,7 @@ def test_in_words(settings: Settings, run: Run, tmp_path: Path) -> None:
     assert "links: 1 new, 1 changed" in before
     assert "  1 new, form.known_email; such as" in before
     built(settings, 2, *mine, theirs, policy=parse_policy("", ["identity.rebind=move_all"]))
+    in_kafka(settings)
     told = run("replay", "diff", **settings.environment()).out.splitlines()
     assert told[0] == "from generation 1, which readers see, to generation 2:"
     assert "events by owner: 1 new, 2 changed" in told

@@ -23,7 +23,7 @@ from pipeline.settings import Settings
 from tests.adapters.test_views import VIEWS
 from tests.builders import START, form_submission, page_view, utk
 from tests.cli.conftest import Run
-from tests.replay.conftest import built, pointed
+from tests.replay.conftest import built, in_kafka, pointed
 
 ONE: tuple[Event, ...] = (page_view(1), form_submission(2, at=START + 1, email="one@x.io"))
 TWO: tuple[Event, ...] = (*ONE[:1], form_submission(3, at=START + 1, email="two@x.io"), page_view(4, utk="b"))
@@ -37,6 +37,13 @@ def two(settings: Settings) -> Settings:
     built(settings, 1, *ONE)
     built(settings, 2, *TWO)
     return settings
+
+
+@pytest.fixture
+def both(two: Settings) -> Settings:
+    """The same, with topics."""
+    in_kafka(two)
+    return two
 
 
 def seen(settings: Settings, user: str | None = None) -> dict[str, list[object]]:
@@ -56,14 +63,14 @@ def databases(settings: Settings) -> list[str]:
     return [name.removeprefix(settings.clickhouse.database) for (name,) in rows]
 
 
-def test_a_switch_changes_all_views_and_back(two: Settings) -> None:
-    first, second = seen(two), seen(two.of_generation(2))
+def test_a_switch_changes_all_views_and_back(both: Settings) -> None:
+    first, second = seen(both), seen(both.of_generation(2))
     assert first != second
-    assert lifecycle.switch(two, 2, 30) == 2
-    assert seen(two) == second
-    assert lifecycle.switch(two, None, 30) == 1
-    assert seen(two) == first
-    assert seen(two.of_generation(2)) == second, "the generations themselves are as they were"
+    assert lifecycle.switch(both, 2, 30) == 2
+    assert seen(both) == second
+    assert lifecycle.switch(both, None, 30) == 1
+    assert seen(both) == first
+    assert seen(both.of_generation(2)) == second, "the generations themselves are as they were"
 
 
 def test_views_keep_their_columns_and_comments(two: Settings) -> None:
@@ -108,9 +115,11 @@ def test_a_query_sees_one_generation_from_beginning_to_end(two: Settings) -> Non
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for number in [2, 1] * 8:
+    for turn, number in enumerate([2, 1] * 8):
         time.sleep(0.2)
-        pointed(two, number)
+        if turn % 8 == 0:
+            views.install(two)
+        registry.switch(two, number)
     ended.set()
     for reader in readers:
         reader.join()
@@ -152,8 +161,8 @@ def test_a_migration_reaches_the_views_of_all_generations(two: Settings, tmp_pat
     assert clickhouse.connect(two).execute("SELECT * FROM contacts") == [("one@x.io", 1)]
 
 
-def test_commands_follow_the_live_generation(two: Settings, run: Run) -> None:
-    environment = two.environment()
+def test_commands_follow_the_live_generation(both: Settings, run: Run) -> None:
+    environment = both.environment()
     contact = "timeline", "--portal", "1", "--email", "two@x.io"
     assert run(*contact, **environment).code == 1
     assert run("replay", "switch", **environment).out == "readers see generation 2\n"
@@ -163,19 +172,19 @@ def test_commands_follow_the_live_generation(two: Settings, run: Run) -> None:
     assert shown["generation"] == 2
 
 
-def test_what_cannot_be_switched_to(two: Settings) -> None:
+def test_what_cannot_be_switched_to(both: Settings) -> None:
     with pytest.raises(UserError, match="readers see generation 1 already"):
-        lifecycle.switch(two, 1, 0)
+        lifecycle.switch(both, 1, 0)
     with pytest.raises(UserError, match=r"generation 3 does not exist; there are: 1, 2"):
-        lifecycle.switch(two, 3, 0)
-    registry.write(two, Generation(3, State.BUILDING))
+        lifecycle.switch(both, 3, 0)
+    registry.write(both, Generation(3, State.BUILDING))
     with pytest.raises(UserError, match="generation 3 is building"):
-        lifecycle.switch(two, 3, 0)
-    producer = kafka.producer(two)
-    producer.produce(kafka.topic_name(two, "page-views"), b"x", b"y")
+        lifecycle.switch(both, 3, 0)
+    producer = kafka.producer(both)
+    producer.produce(kafka.topic_name(both, "page-views"), b"x", b"y")
     assert producer.flush(30) == 0
     with pytest.raises(UserError, match=r"generation 2 has not caught up after 0 s: .*records behind.*Readers still see generation 1"):
-        lifecycle.switch(two, 2, 0)
+        lifecycle.switch(both, 2, 0)
 
 
 def test_what_cannot_be_dropped(two: Settings) -> None:
@@ -189,41 +198,41 @@ def test_what_cannot_be_dropped(two: Settings) -> None:
 
 
 @pytest.mark.parametrize("doomed", [1, 2])
-def test_a_dropped_generation_leaves_nothing_behind(two: Settings, doomed: int) -> None:
+def test_a_dropped_generation_leaves_nothing_behind(both: Settings, doomed: int) -> None:
     """Neither topics, nor groups, nor tables; what readers see and what is common to all stays."""
     lives = 3 - doomed
     for number in (1, 2):
-        _commit(two.of_generation(number))
-    lifecycle.switch(two, 2, 30)
+        _commit(both.of_generation(number))
+    lifecycle.switch(both, 2, 30)
     if lives == 1:
-        lifecycle.switch(two, 1, 30)
-    before = seen(two)
-    lifecycle.drop(two, doomed)
-    assert seen(two) == before
+        lifecycle.switch(both, 1, 30)
+    before = seen(both)
+    lifecycle.drop(both, doomed)
+    assert seen(both) == before
     common = {*RAW_TOPICS.values(), "dead-letters"}
-    names = {topic for topic in kafka.reach(two).topics if topic.startswith(two.kafka.topic_prefix)}
-    gone = {kafka.topic_name(two.of_generation(doomed), topic) for topic in ("sessions", "event-copies", "sessionize-visitors-changelog")}
-    assert {kafka.topic_name(two, topic) for topic in common} < names
+    names = {topic for topic in kafka.reach(both).topics if topic.startswith(both.kafka.topic_prefix)}
+    gone = {kafka.topic_name(both.of_generation(doomed), topic) for topic in ("sessions", "event-copies", "sessionize-visitors-changelog")}
+    assert {kafka.topic_name(both, topic) for topic in common} < names
     assert not names & gone
-    assert _groups(two) == {kafka.group_name(two.of_generation(lives), part) for part in ROLES}
-    assert databases(two) == (["", "_g1"] if lives == 1 else ["", "_g2"])
+    assert _groups(both) == {kafka.group_name(both.of_generation(lives), part) for part in ROLES}
+    assert databases(both) == (["", "_g1"] if lives == 1 else ["", "_g2"])
     if doomed == 1:
-        tables = clickhouse.connect(two).execute(
+        tables = clickhouse.connect(both).execute(
             "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine != 'View' ORDER BY name"
         )
         assert tables == [("generation_switches",), ("generations",)]
     with pytest.raises(UserError, match=f"generation {doomed} was dropped; there are: {lives}"):
-        lifecycle.drop(two, doomed)
+        lifecycle.drop(both, doomed)
     with pytest.raises(UserError, match=f"generation {doomed} was dropped"):
-        views.migrate(two.of_generation(doomed))
+        views.migrate(both.of_generation(doomed))
 
 
-def test_a_drop_that_was_interrupted_is_finished_by_another(two: Settings) -> None:
-    doomed = registry.read(two).of(2)
-    registry.write(two, Generation(2, State.DROPPING, doomed.policy, doomed.about, doomed.version))
-    lifecycle.drop(two, 2)
-    assert databases(two) == [""]
-    assert registry.read(two).existing == registry.FIRST.known
+def test_a_drop_that_was_interrupted_is_finished_by_another(both: Settings) -> None:
+    doomed = registry.read(both).of(2)
+    registry.write(both, Generation(2, State.DROPPING, doomed.policy, doomed.about, doomed.version))
+    lifecycle.drop(both, 2)
+    assert databases(both) == [""]
+    assert registry.read(both).existing == registry.FIRST.known
 
 
 def test_a_worker_knows_its_policy_while_clickhouse_is_away(two: Settings) -> None:
