@@ -92,10 +92,8 @@ def an_exception_always(system: System) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        for kind in ROLES:
-            system.publish_until(
-                lambda: all(f"name={kind}-0 part=run restart_in_s={pause}" in _plain(log.read_text()) for pause in ("1.0", "2.0"))
-            )  # noqa: B023
+        said = [f"name={kind}-0 part=run restart_in_s={pause}" for kind in ROLES for pause in ("1.0", "2.0")]
+        system.publish_until(lambda: all(line in _plain(log.read_text()) for line in said))
         assert PLANTED in log.read_text()
         bug.unlink()
         system.settle()
