@@ -24,7 +24,11 @@ WRITER = "writer"
 ANALYST = "analyst"
 PORTAL_ANALYST = "analyst_{portal}"
 DATABASE = "timelines"
-"""The portals' analysts read this one: that of the default settings."""
+"""The portals' analysts read this one, that of the default settings ..."""
+DATABASES = (DATABASE, *(f"{DATABASE}_g{number}" for number in range(1, 10)))
+"""... and those of further generations, which its views may come to read."""
+POINTER = f"{DATABASE}.generation_switches"
+"""Says which generation that is; there is nothing of any portal in it."""
 TABLES = (
     "event_rows",
     "event_copies",
@@ -155,7 +159,8 @@ def portal_of(user: str) -> str | None:
 
 def _analyst(user: str, password: str) -> str:
     portal = portal_of(user)
-    grants = _EVERYTHING if portal is None else [f"GRANT SELECT ON {DATABASE}.{name}" for name in (*TABLES, *VIEWS)]
+    readable = (*(f"{database}.{name}" for database in DATABASES for name in (*TABLES, *VIEWS)), POINTER)
+    grants = _EVERYTHING if portal is None else [f"GRANT SELECT ON {name}" for name in readable]
     return _ANALYST.format(
         user=user,
         sha256=_digest(password),
@@ -166,8 +171,9 @@ def _analyst(user: str, password: str) -> str:
 
 
 def _rows(portal: str) -> str:
-    filters = "".join(f"          <{table}><filter>portal_id = {portal}</filter></{table}>\n" for table in TABLES)
-    return f"      <databases>\n        <{DATABASE}>\n{filters}        </{DATABASE}>\n      </databases>\n"
+    tables = "".join(f"          <{table}><filter>portal_id = {portal}</filter></{table}>\n" for table in TABLES)
+    databases = "".join(f"        <{database}>\n{tables}        </{database}>\n" for database in DATABASES)
+    return f"      <databases>\n{databases}      </databases>\n"
 
 
 def _digest(password: str) -> str:

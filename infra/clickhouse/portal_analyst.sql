@@ -3,6 +3,8 @@
 --
 --     sed s/11/42/g infra/clickhouse/portal_analyst.sql     the same for portal 42
 --
+--     sed s/timelines/timelines_g2/g ...                    besides: a further generation (`replay`), which the views come to read
+--
 -- The server's users_without_row_policies_can_read_rows has to be true, as it is by default: else the writer reads nothing any more.
 -- What is not granted here is not for them: tables that no view reads, and failed records whose portal nobody knows.
 

@@ -1,6 +1,7 @@
 """Rights on the broker: granting what rights.py derives, and looking whether this process has what it needs.
 
-`apply_rights` makes the ACLs of our users on our names what they should be, and leaves alone what is anybody else's.
+`apply_rights` makes the ACLs of our users (those in `kafka.principals`) on our names (all after `kafka.topic_prefix`) what they should
+be, and leaves alone what is anybody else's, or our own: an administrator who is named there, too, stays one.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,9 +20,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from pipeline.adapters import kafka
-from pipeline.adapters.rights import Grant, Right, grants, rights, user_of
+from pipeline.adapters.rights import Grant, Right, grants, rights, users
 from pipeline.errors import UserError
-from pipeline.principals import PRINCIPALS
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30.0
@@ -51,7 +51,9 @@ class Applied:
 
 
 def apply_rights(settings: Settings, *, dry_run: bool = False) -> Applied:
-    """Grants what is missing and takes away what our users have on our names without need. UserError if we may not."""
+    """Grants what is missing and takes away what our users have on our names without need. UserError if we may not, or there are none."""
+    if not users(settings):
+        raise UserError("kafka.principals names no user: give each part its sasl.username there (README, Security)")
     kafka.reach(settings)
     wanted = {_binding(right): right for right in rights(settings)}
     try:
@@ -138,7 +140,8 @@ def _ours(settings: Settings, binding: AclBinding) -> Right | None:
     operation = next((name for name, of in _OPERATIONS.items() if of == binding.operation), AclOperation(binding.operation).name.lower())
     user = binding.principal.removeprefix("User:")
     is_allowed = binding.permission_type == AclPermissionType.ALLOW
-    if kind is None or not is_allowed or user not in {user_of(settings, principal) for principal in PRINCIPALS}:
+    theirs = {*users(settings).values()} - {settings.kafka.options.get("sasl.username")}
+    if kind is None or not is_allowed or user not in theirs:
         return None
     if kind != "cluster" and not binding.name.startswith(settings.kafka.topic_prefix):
         return None

@@ -8,7 +8,7 @@
 | status | read what the parts read; see how far their groups are |
 
 What is not granted is denied. Names of derived things are granted with whatever follows a dot, too (`sessions.g2`, group `sessionize.g2`):
-so are those of further generations called. A principal's user is its `sasl.username`, or else its own name.
+so are those of further generations called. A principal's user is the `sasl.username` of its options; one without is granted nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pipeline.adapters import dead_letters, kafka
 from pipeline.adapters.contracts import PARTS, RAW_TOPICS, Topic, load_topics
-from pipeline.principals import PRINCIPALS, PRODUCER
+from pipeline.principals import PRODUCER
 from pipeline.settings import Settings
 
 CHANGELOG = "-changelog"
@@ -47,14 +47,15 @@ class Grant(NamedTuple):
 def rights(settings: Settings) -> frozenset[Right]:
     """All that have to be granted. Principals that share a user have each other's."""
     return frozenset(
-        Right(user_of(settings, principal), operation, kind, name if kind == "cluster" else settings.kafka.topic_prefix + name, is_prefix)
-        for principal in PRINCIPALS
+        Right(user, operation, kind, name if kind == "cluster" else settings.kafka.topic_prefix + name, is_prefix)
+        for principal, user in users(settings).items()
         for operation, kind, name, is_prefix in grants(principal)
     )
 
 
-def user_of(settings: Settings, principal: str) -> str:
-    return settings.kafka.principals.get(principal, {}).get("sasl.username", principal)
+def users(settings: Settings) -> dict[str, str]:
+    """Who has a user of its own, and which."""
+    return {name: options["sasl.username"] for name, options in settings.kafka.principals.items() if "sasl.username" in options}
 
 
 def grants(principal: str) -> set[Grant]:

@@ -164,6 +164,17 @@ def test_rights_are_applied_once_and_taken_back(settings: Settings) -> None:
     assert foreign in client.describe_acls(acls.anything()).result()
 
 
+def test_an_administrator_who_is_also_a_principal_stays_one(settings: Settings) -> None:
+    """What the user that we come as has beyond the rights of a part is not taken away."""
+    broad = AclBinding(ResourceType.TOPIC, "*", ResourcePatternType.LITERAL, "User:admin", "*", AclOperation.ALL, AclPermissionType.ALLOW)
+    client = kafka.admin(settings)
+    for answer in client.create_acls([broad]).values():
+        answer.result()
+    shared = with_options(settings, "producer", sasl_username="admin")
+    assert acls.apply_rights(shared, dry_run=True).removed == []
+    without(settings, ResourceType.TOPIC, "*", "admin")
+
+
 def test_only_an_administrator_grants_rights(settings: Settings) -> None:
     with pytest.raises(UserError, match="user 'record' to see and change rights"):
         acls.apply_rights(settings.acting_as("record"))

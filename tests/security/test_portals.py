@@ -118,6 +118,15 @@ def attempts(settings: Settings) -> Iterator[str]:
     yield "EXPLAIN indexes = 1 SELECT * FROM event_rows WHERE portal_id = 2"
 
 
+def test_a_further_generation_is_filtered_as_well(settings: Settings, first: Client) -> None:
+    writer = connect(settings)
+    writer.execute("CREATE DATABASE IF NOT EXISTS timelines_g2")
+    writer.execute("CREATE TABLE IF NOT EXISTS timelines_g2.event_rows AS timelines.event_rows")
+    writer.execute("INSERT INTO timelines_g2.event_rows SELECT * FROM timelines.event_rows")
+    assert writer.execute("SELECT uniqExact(portal_id) FROM timelines_g2.event_rows") == [(2,)]
+    assert first.execute("SELECT DISTINCT portal_id FROM timelines_g2.event_rows") == [(1,)]
+
+
 @pytest.mark.parametrize("oracle", ["throwIf(portal_id = 2)", "1 / (portal_id - 1)", "toUInt8(title)"])
 def test_conditions_never_see_the_rows_of_others(first: Client, oracle: str) -> None:
     """An expression that fails, or tells, on another portal's row is only asked about one's own."""

@@ -1,8 +1,12 @@
 """The rights that follow from topics/*.yaml."""
 
+import pytest
+
+from pipeline.adapters.acls import apply_rights
 from pipeline.adapters.contracts import PARTS, RAW_TOPICS, load_topics
 from pipeline.adapters.rights import Right, grants, rights
 from pipeline.app import PARTS as FLOW
+from pipeline.errors import UserError
 from pipeline.principals import PRINCIPALS
 from pipeline.settings import Kafka, Settings
 
@@ -58,7 +62,14 @@ def test_further_generations_are_covered_and_no_other_names() -> None:
 
 
 def test_names_and_users_are_those_of_the_settings() -> None:
+    """Whoever is not named is granted nothing: a user who happens to be called `record` may be somebody else's."""
     settings = Settings(kafka=Kafka(topic_prefix="shop-", principals={"sessionize": {"sasl.username": "u1"}}))
     assert Right("u1", "read", "topic", "shop-page-views") in rights(settings)
     assert Right("u1", "write", "transaction", "shop-sessionize-visitors-", is_prefix=True) in rights(settings)
-    assert Right("record", "number records in", "cluster", "kafka-cluster") in rights(settings)
+    assert Right("u1", "number records in", "cluster", "kafka-cluster") in rights(settings)
+    assert {right.user for right in rights(settings)} == {"u1"}
+
+
+def test_nobody_named_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"kafka\.principals names no user"):
+        apply_rights(Settings())
