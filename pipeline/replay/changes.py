@@ -34,7 +34,12 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 KINDS = (
-    Kind("contacts", "contacts", ("portal_id", "contact_id"), ("email", "former_emails", "external_id", "created_at", "created_by")),
+    Kind(
+        "contacts",
+        "contacts",
+        ("portal_id", "contact_id"),
+        ("email", "former_emails", "external_id", "created_at", "created_by", "merged_into"),
+    ),
     Kind("links", "links", ("portal_id", "utk", "evidence"), ("contact_id", "status", "valid_from", "valid_to"), has_rule=True),
     Kind(
         "sessions",
