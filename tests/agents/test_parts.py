@@ -150,12 +150,13 @@ def test_an_event_that_was_retracted_before_it_came_is_noticed_in_order_and_afte
     first, gone, last = (page_view(n, at=START + n) for n in (1, 2, 3))
     undo = retraction(9, at=START + 9, retracts=2)
     expected = values(resolved([first, gone, last, undo]).sessions, SESSION)
-    for batches in (
+    orders: list[list[list[Event]]] = [
         [[first], [undo], [gone], [last]],
         [[undo, first], [gone, last]],
         [[first, gone, last], [undo]],
         [[undo], [last], [first, gone]],
-    ):
+    ]
+    for batches in orders:
         for owners in ([False] * 4, [True] * 4, [False, True, False, False]):
             shown = run(new_visitors, [[(key, event) for event in batch] for batch in batches], owners[: len(batches)])
             assert values(shown["sessions"], SESSION) == expected
@@ -166,11 +167,10 @@ def test_an_event_from_long_ago_can_be_retracted_and_brought_back() -> None:
     key = utk("a").encode()
     views = [page_view(n, at=START + n * HOUR) for n in range(40)]
     undo, redo = retraction(90, at=START + 90 * HOUR, retracts=5), retraction(91, at=START + 91 * HOUR, retracts=90)
-    batches = [[(key, event)] for event in (*views, undo, page_view(80, at=START + 80 * HOUR), redo)]
+    events: list[Event] = [*views, undo, page_view(80, at=START + 80 * HOUR), redo]
     for count in (41, 42, 43):
-        told = batches[:count]
-        shown = run(new_visitors, told, [False] * count)
-        assert values(shown["sessions"], SESSION) == values(resolved([event for ((_, event),) in told]).sessions, SESSION)
+        shown = run(new_visitors, [[(key, event)] for event in events[:count]], [False] * count)
+        assert values(shown["sessions"], SESSION) == values(resolved(events[:count]).sessions, SESSION)
 
 
 def test_the_same_batch_again_changes_nothing() -> None:
