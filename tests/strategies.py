@@ -204,6 +204,19 @@ def colliding_events(
     return events
 
 
+MERGED = ("form_submission", "form_submission", "identify", "contact_merge", "contact_merge", "retraction")
+RETRACTED = ("page_view", "page_view", "custom_event", "form_submission", "retraction", "retraction", "retraction")
+
+
+def undone_events(*, portals: int = 1, max_size: int = 20, copies: bool = True) -> st.SearchStrategy[list[Event]]:
+    """Any colliding events, or such of which many are merged or retracted, on two cookies and three addresses."""
+    return st.one_of(
+        colliding_events(portals=portals, max_size=max_size, copies=copies),
+        colliding_events(kinds=MERGED, portals=portals, cookie_count=2, min_size=3, max_size=max_size, copies=copies),
+        colliding_events(kinds=RETRACTED, portals=portals, cookie_count=1, min_size=3, max_size=max_size, copies=copies),
+    )
+
+
 def _aimed(draw: st.DrawFn, event: Event, events: Sequence[Event]) -> Event:
     """A retraction of one of these events, perhaps of itself or of another retraction; anything else as it is."""
     if not isinstance(event, Retraction):

@@ -316,10 +316,9 @@ class Fold:
                     self.contacts_before.note(contact, self.contacts.pop(contact))
                     for of_contact in (self._used_bindings, self._cookies_of, self._evidence_of, self._merged):
                         of_contact.pop(contact, None)
-            for email in (evidence.email, evidence.secondary):
-                if email is not None:
-                    self._owner_of_email.pop(email, None)
-                    self._last_holder.pop(email, None)
+            if evidence.email is not None:
+                self._owner_of_email.pop(evidence.email, None)
+                self._last_holder.pop(evidence.email, None)
             if evidence.external_id is not None:
                 self._owner_of_id.pop(evidence.external_id, None)
             if evidence.utk is not None and (links := self.links.pop(evidence.utk, None)) is not None:

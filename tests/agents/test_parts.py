@@ -24,9 +24,9 @@ from pipeline.core.sessions import Retention
 from pipeline.errors import UserError
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
-from tests.builders import DAY, START, form_submission, page_view, utk
+from tests.builders import DAY, HOUR, START, form_submission, page_view, retraction, utk
 from tests.core.test_convergence import with_retractions
-from tests.strategies import colliding_events, deliveries
+from tests.strategies import RETRACTED, colliding_events, deliveries, undone_events
 
 REGISTRY = Registry(Settings())
 DEFAULTS = Policy()
@@ -87,10 +87,11 @@ def values(records: Iterable[Any], names: tuple[str, ...]) -> list[tuple[Any, ..
 
 SESSION = ("portal_id", "utk", "session_id", "number", "started_at", "ended_at", "previous_started_at", "activity_count", "source")
 CONTACT = ("portal_id", "contact_id", "email", "former_emails", "external_id", "created_at", "created_by", "merged_into")
+USUAL = ("page_view", "custom_event", "email_click")
 LINK = ("portal_id", "utk", "contact_id", "status", "valid_from", "valid_to", "rule", "evidence")
 
 
-@given(data=st.data(), events=colliding_events(portals=2, max_size=12))
+@given(data=st.data(), events=undone_events(portals=2, max_size=12))
 def test_sessions_survive_any_change_of_owner(data: st.DataObject, events: list[Event]) -> None:
     """Records arrive under their own cookie; copies of an event, and what retracts it, under the cookies of its copies (event-copies)."""
     arrivals = [arrival for portal in (1, 2) for arrival in under_cookies([event for event in events if event.portal_id == portal])]
@@ -111,7 +112,7 @@ def under_cookies(events: list[Event]) -> list[Arrival]:
     return found
 
 
-@given(data=st.data(), events=colliding_events(kinds=("page_view", "custom_event", "email_click", "retraction"), copies=False, max_size=25))
+@given(data=st.data(), events=colliding_events(kinds=USUAL, copies=False, max_size=25) | colliding_events(kinds=RETRACTED, copies=False))
 def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event]) -> None:
     """The quick way of the usual case, in turn with the general one: now and then something late, twice, or after a change of owner."""
     ordered = sorted(events, key=lambda event: (event.occurred_at, event.event_id))
@@ -127,7 +128,7 @@ def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event])
     assert values(shown.get("sessions", ()), SESSION) == values(resolved(events).sessions, SESSION)
 
 
-@given(data=st.data(), events=colliding_events(portals=2, max_size=15))
+@given(data=st.data(), events=undone_events(portals=2, max_size=15))
 def test_identities_survive_any_change_of_owner(data: st.DataObject, events: list[Event]) -> None:
     """Evidence and retractions, and copies of them of other kinds, under the key of their portal."""
     evidence = {(event.portal_id, event.event_id) for event in events if matters_to_identity(event)}
@@ -141,6 +142,35 @@ def test_identities_survive_any_change_of_owner(data: st.DataObject, events: lis
     assert owners == {
         (row.portal_id, row.event_id): (row.contact_id, row.rule) for row in expected.events if (row.portal_id, row.event_id) in owners
     }
+
+
+def test_an_event_that_was_retracted_before_it_came_is_noticed_in_order_and_after_a_restart() -> None:
+    """Its id is looked up like a known one; what nobody retracts is appended as ever."""
+    key = utk("a").encode()
+    first, gone, last = (page_view(n, at=START + n) for n in (1, 2, 3))
+    undo = retraction(9, at=START + 9, retracts=2)
+    expected = values(resolved([first, gone, last, undo]).sessions, SESSION)
+    orders: list[list[list[Event]]] = [
+        [[first], [undo], [gone], [last]],
+        [[undo, first], [gone, last]],
+        [[first, gone, last], [undo]],
+        [[undo], [last], [first, gone]],
+    ]
+    for batches in orders:
+        for owners in ([False] * 4, [True] * 4, [False, True, False, False]):
+            shown = run(new_visitors, [[(key, event) for event in batch] for batch in batches], owners[: len(batches)])
+            assert values(shown["sessions"], SESSION) == expected
+
+
+def test_an_event_from_long_ago_can_be_retracted_and_brought_back() -> None:
+    """Events that are packed, among many; the retraction, too, when the next one comes."""
+    key = utk("a").encode()
+    views = [page_view(n, at=START + n * HOUR) for n in range(40)]
+    undo, redo = retraction(90, at=START + 90 * HOUR, retracts=5), retraction(91, at=START + 91 * HOUR, retracts=90)
+    events: list[Event] = [*views, undo, page_view(80, at=START + 80 * HOUR), redo]
+    for count in (41, 42, 43):
+        shown = run(new_visitors, [[(key, event)] for event in events[:count]], [False] * count)
+        assert values(shown["sessions"], SESSION) == values(resolved(events[:count]).sessions, SESSION)
 
 
 def test_the_same_batch_again_changes_nothing() -> None:

@@ -33,7 +33,7 @@ from pipeline.core.sessions import CookieState, Retention, Session, activity_of,
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.resolve import resolve_events, resolve_lines
 from tests.builders import DAY, HOUR, START, line, page_view
-from tests.strategies import colliding_events, deliveries
+from tests.strategies import colliding_events, deliveries, undone_events
 
 FOREVER = Retention(period=10_000 * DAY, max_events=1_000_000)
 PORTAL = PortalId(1)
@@ -95,7 +95,7 @@ def live_sessions(batches: Iterable[Sequence[Event]], utk: Utk, policy: SessionP
     return sorted(shown.values(), key=lambda session: session.number), late
 
 
-@given(data=st.data(), events=colliding_events(max_size=15), policy=session_policies)
+@given(data=st.data(), events=undone_events(max_size=15), policy=session_policies)
 def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
     """Any order, duplication and batching; every cookie is given all copies of the events that name it, and of the retractions that
     decide about them (topic event-copies).
@@ -169,7 +169,7 @@ def test_state_forgets_what_is_older_than_the_retention() -> None:
     assert sum(kept is None for kept in changes.events.values()) == 7
 
 
-@given(data=st.data(), events=colliding_events(max_size=20), policy=identity_policies)
+@given(data=st.data(), events=undone_events(max_size=20), policy=identity_policies)
 def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: IdentityPolicy) -> None:
     """Contacts, links and what each piece of evidence resolved to, under every policy."""
     expected = fold(PORTAL, (e for e in map(evidence_of, what_counts(events)) if e is not None), policy)

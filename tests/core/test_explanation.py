@@ -12,7 +12,7 @@ from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy, Rebind
 from tests.builders import START, email_click, event_id, form_submission, identify, page_view, utk
 from tests.core.test_convergence import identity_policies, merged, what_counts
-from tests.strategies import colliding_events
+from tests.strategies import undone_events
 
 PORTAL = PortalId(1)
 VIEW = page_view(1, at=START)
@@ -73,7 +73,7 @@ def test_evidence_that_took_a_cookie_away_is_in_the_chain_of_whom_it_left() -> N
     assert ids(whole.of_contact(left.contact_id)) == [event_id(6), event_id(9)]
 
 
-@given(events=colliding_events(max_size=20), policy=identity_policies)
+@given(events=undone_events(max_size=20), policy=identity_policies)
 def test_the_steps_lead_to_what_the_fold_says(events: list[Event], policy: IdentityPolicy) -> None:
     """Every change is some step's, and the last change of each contact and cookie is how it is now; what is retracted is no step."""
     whole = story(PORTAL, merged(events), policy)
