@@ -17,7 +17,7 @@ from pipeline.lag import Readings
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
-BATCH_RECORDS = 40_000
+BATCH_RECORDS = 25_000
 BATCH_BYTES = 16 << 20
 """A batch is complete with so many records, or bytes."""
 _CONSUME = 10_000

@@ -127,7 +127,7 @@ def _letters(plan: Plan, workers: Crew) -> dict[str, list[int]]:
     """Offsets of raw records that are dead letters already, by `topic:partition`."""
     if not plan.is_finished("letters"):
         plan.finish("letters", [[partition, end] for (_, partition), end in ends(plan.settings, [dead_letters.TOPIC]).items()])
-    units = [Unit(f"letters {partition}", take_letters, (partition, end)) for partition, end in plan.result("letters")]
+    units = [Unit(f"letters {partition}", take_letters, (partition, end)) for partition, end in plan.result("letters") if end]
     buried: dict[str, list[int]] = {}
     for found in workers.do("took over dead letters", units).values():
         for place, offsets in found.items():
@@ -137,7 +137,11 @@ def _letters(plan: Plan, workers: Crew) -> dict[str, list[int]]:
 
 def _read(plan: Plan, workers: Crew, buried: Mapping[str, list[int]], done: _Done) -> dict[int, Read]:
     """All raw records; how many there were, by partition."""
-    places = {f"read {topic} {number}": (topic, number) for topic, number in sorted(plan.until, key=plan.records, reverse=True)}
+    places = {
+        f"read {topic} {number}": (topic, number)
+        for topic, number in sorted(plan.until, key=plan.records, reverse=True)
+        if plan.records((topic, number))
+    }
     for name in filter(plan.is_finished, places):
         done.add(*plan.result(name))
     units = [Unit(name, read_partition, (topic, number, buried.get(f"{topic}:{number}", []))) for name, (topic, number) in places.items()]
@@ -153,7 +157,7 @@ def _compute(plan: Plan, workers: Crew, read: Mapping[int, Read], done: _Done) -
     passed_on = ends(plan.settings, [COPIES, identify.EVIDENCE])
     of_cookies = [(number, end) for (topic, number), end in passed_on.items() if topic == COPIES]
     of_portals = [(number, end) for (topic, number), end in passed_on.items() if topic == identify.EVIDENCE and end]
-    workers.do("read copies", [Unit(f"read event-copies {number}", read_copies, (number, end)) for number, end in of_cookies])
+    workers.do("read copies", [Unit(f"read event-copies {number}", read_copies, (number, end)) for number, end in of_cookies if end])
     units = []
     for number, _ in of_cookies:
         applied = _applied(plan, number, passed_on)

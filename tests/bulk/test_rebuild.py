@@ -163,15 +163,15 @@ def test_killed_again_and_again_it_comes_to_the_same(settings: Settings, other: 
     program = tmp_path / "program.py"
     program.write_text(REBUILD)
     finished: list[int] = []
-    for stage in ("read page-views 1", "settle copies", "sessionize 4", None):
+    for unit in ("read page-views 1", "settle copies", "sessionize 4", None):
         with (tmp_path / "rebuild.log").open("ab") as log:
             process = _started(program, other, log)
-            if stage is not None:
-                _until_begun(process, tmp_path, stage)
+            if unit is not None:
+                _until_finished(process, tmp_path, unit)
                 workers = children(process.pid)
                 process.kill()
                 _until_dead(workers)
-            assert (process.wait(180) == 0) == (stage is None), (tmp_path / "rebuild.log").read_text()
+            assert (process.wait(180) == 0) == (unit is None), (tmp_path / "rebuild.log").read_text()
         finished.append(len(list(tmp_path.glob("rebuild/*/*.done"))))
     assert finished == [*sorted(finished[:-1]), 0]
     shown = views(other)
@@ -211,9 +211,9 @@ def _started(program: Path, settings: Settings, log: IO[bytes]) -> "subprocess.P
     return subprocess.Popen([sys.executable, str(program), msgspec.json.encode(until).decode()], env=environment, stdout=log, stderr=log)
 
 
-def _until_begun(process: "subprocess.Popen[bytes]", directory: Path, stage: str) -> None:
-    """Until units of this stage are at work: the one before it in its stage, or itself, is done."""
-    while process.poll() is None and not list(directory.glob(f"rebuild/*/{stage}.done")):
+def _until_finished(process: "subprocess.Popen[bytes]", directory: Path, unit: str) -> None:
+    """Until this unit of work is finished: others are being worked on then."""
+    while process.poll() is None and not list(directory.glob(f"rebuild/*/{unit}.done")):
         time.sleep(0.02)
 
 
