@@ -98,6 +98,8 @@ def test_a_database_name_cannot_leave_its_quotes(name: str, quoted: str) -> None
     [
         (ServerException("too many parts", 252), True),
         (ServerException("memory", 241), True),
+        (ServerException("a table is read-only", 774), True),
+        (ServerException("our user may only read", 164), True),
         (ServerException("type mismatch", 53), False),
         (EOFError(), True),
         (ConnectionResetError(), True),

@@ -97,12 +97,6 @@ def _record_while_settling() -> None:
     plant(event_copies, "settled_rows", once(die))
 
 
-def _record_losing() -> None:
-    from pipeline.record import Recorder
-
-    plant(Recorder, "_on_lost", once(die), after=True)
-
-
 def _record_gaining() -> None:
     from pipeline.adapters import deleted
 
@@ -125,19 +119,6 @@ def _fold_in_the_transaction() -> None:
         die()
 
     plant(Changelog, "_commit_transaction", once(linger))
-
-
-def _fold_losing() -> None:
-    from pipeline.adapters.batching import Consumer
-
-    forget = Consumer.on_partitions_revoked
-
-    async def planted(self: Consumer, revoked: set[Any]) -> None:
-        if revoked:
-            once(die)()
-        await forget(self, revoked)
-
-    Consumer.on_partitions_revoked = planted  # type: ignore[method-assign]
 
 
 def _fold_gaining() -> None:
@@ -188,7 +169,6 @@ KILLED_AT: dict[str, dict[str, Fault]] = {
     "in the middle of a batch": {"record": _record_between_tables, **dict.fromkeys(_FOLDS, _fold_in_the_transaction)},
     "when partitions come": {"record": _record_gaining, **dict.fromkeys(_FOLDS, _fold_gaining)},
     "while copies are settled, and evidence sent on": {"record": _record_while_settling, "identify": _route_before_the_ack},
-    "when partitions go": {"record": _record_losing, **dict.fromkeys(_FOLDS, _fold_losing)},
 }
 """Kill -9 exactly there, by part."""
 STALLED: dict[str, Fault] = {"record": _record_stalls, **dict.fromkeys(_FOLDS, _fold_stalls)}

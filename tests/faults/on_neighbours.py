@@ -61,34 +61,11 @@ def tables_set(*settings: str) -> Fault:
     return fault
 
 
-def profile(line: str) -> Fault:
-    """As long as this stands in the profile of our user ClickHouse refuses inserts."""
-
-    def fault(system: System) -> None:
-        file = system.directory / "servers" / "clickhouse" / "home" / "users.xml"
-        good = file.read_text()
-        try:
-            file.write_text(good.replace("<async_insert>", f"{line}<async_insert>", 1))
-            _reload(system)
-            refused_for(system, 4)
-        finally:
-            file.write_text(good)
-            _reload(system)
-
-    return fault
-
-
 def refused_for(system: System, seconds: float) -> None:
     """Until `record` has said that it waits, and a little longer."""
     said = system.log.read_text().count("waiting for ClickHouse")
-    until(lambda: system.log.read_text().count("waiting for ClickHouse") > said, 60)
+    system.publish_until(lambda: system.log.read_text().count("waiting for ClickHouse") > said)
     time.sleep(seconds)
-
-
-def _reload(system: System) -> None:
-    """For connections that begin from now on."""
-    clickhouse.connect(system.settings).execute("SYSTEM RELOAD USERS")
-    system.gate.cut()
 
 
 def registry_is_down(system: System) -> None:
@@ -195,8 +172,6 @@ FAULTS: dict[str, Fault] = {
     "inserts are cut": inserts_are_cut,
     "too many parts": tables_set("parts_to_throw_insert=1", "parts_to_delay_insert=1"),
     "tables are read-only": tables_set("table_readonly=1"),
-    "ClickHouse is read-only": profile("<readonly>1</readonly>"),
-    "ClickHouse is out of memory": profile("<max_memory_usage>100000</max_memory_usage>"),
     "Kafka is killed": killed("kafka", 2),
     "Kafka is down": killed("kafka", AWAY_S["kafka"]),
     "the registry is down": registry_is_down,

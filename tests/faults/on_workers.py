@@ -33,7 +33,7 @@ def killed_at(place: str) -> Fault:
     """Kill -9 exactly there, one of each kind."""
 
     def fault(system: System) -> None:
-        system.plant({kind: f"{kind} {place}" for kind in KILLED_AT[place]}, joined=place == "when partitions go")
+        system.plant({kind: f"{kind} {place}" for kind in KILLED_AT[place]})
 
     return fault
 
@@ -123,12 +123,12 @@ def all_terminated(system: System) -> None:
 
 def come_and_go(system: System) -> None:
     """1 -> 2 -> 3 -> 1 -> 2 of each kind: they go by SIGTERM the first time, by kill -9 the second."""
-    gone = [system.of(kind)[1] for kind in ROLES]
-    for worker in gone:
+    gone = {kind: system.of(kind)[1] for kind in ROLES}
+    for worker in gone.values():
         system.terminate(worker)
     for count in range(2, PER_KIND + 2):
         for kind in ROLES:
-            system.start(kind, gone[0].instance if count == PER_KIND else None)
+            system.start(kind, gone[kind].instance if count == PER_KIND else None)
         assert catching_up.wait_for_processes(system.settings, count, 90)
     for kind in ROLES:
         for worker in system.of(kind)[1:]:
@@ -136,7 +136,7 @@ def come_and_go(system: System) -> None:
             system.end(worker)
     assert catching_up.wait_for_processes(system.settings, 1, 90)
     for kind in ROLES:
-        system.start(kind, gone[0].instance)
+        system.start(kind, gone[kind].instance)
 
 
 def _plain(text: str) -> str:

@@ -145,26 +145,20 @@ class System:
         """A new one."""
         return self.directory / f"mark-{self.rng.random()}"
 
-    def plant(self, points: Mapping[str, str], *, joined: bool = False) -> None:
-        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left.
-
-        With `joined` more workers come meanwhile, so that partitions move.
-        """
+    def plant(self, points: Mapping[str, str]) -> None:
+        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left."""
         victims = {kind: self.rng.choice(self.of(kind)) for kind in points}
         planted = []
         for kind, victim in victims.items():
             victim.kill()
             self.end(victim)
             planted.append((self.start(kind, victim.instance, points[kind], mark := self.mark()), mark))
-        more = [self.start(kind) for kind in points] if joined else []
         for worker, mark in planted:
             self.publish_until(mark.exists)
             time.sleep(1.5)
             worker.kill()
             self.end(worker)
             self.start(worker.kind, worker.instance)
-        for worker in more:
-            self.terminate(worker)
 
     def publish_until(self, true: Callable[[], bool]) -> None:
         """Further copies of known events, most of which contradict them, so that every part has something to do."""
