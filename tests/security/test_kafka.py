@@ -25,7 +25,7 @@ from tests.agents.running import until
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.running import command
 from tests.security.conftest import Run
-from tests.security.secured import posing_as, with_options
+from tests.security.secured import changed, posing_as, with_options
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -177,7 +177,7 @@ def test_an_administrator_who_is_also_a_principal_stays_one(settings: Settings) 
 
 def test_only_an_administrator_grants_rights(settings: Settings) -> None:
     with pytest.raises(UserError, match="user 'record' to see and change rights"):
-        acls.apply_rights(settings.acting_as("record"))
+        acls.apply_rights(changed(settings, options={**settings.kafka.options, **settings.kafka.principals["record"]}))
 
 
 @pytest.mark.parametrize(("topic", "is_allowed"), [("page-views", True), ("sessions", False), ("dead-letters", False), ("contacts", False)])
