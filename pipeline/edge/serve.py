@@ -4,6 +4,7 @@ Each process has a producer, a part of the spool and a metrics port of its own; 
 """
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -54,6 +55,7 @@ def parts(processes: int) -> list[Part]:
 
 def _process(settings: Settings) -> int:
     _allow_many_connections()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every odd byte in somebody's form
     try:
         create_topics(settings)
     except kafka.AwayError as error:
