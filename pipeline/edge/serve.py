@@ -66,7 +66,7 @@ def _process(settings: Settings) -> int:
 def uvicorn_run(settings: Settings) -> int:
     """One process's loop, from the listening socket to the last answer."""
     with _listening(settings) as listening:
-        directory = settings.data_dir / "edge"
+        directory = _private(settings.data_dir / "edge")
         collector = Collector(
             portals.load(settings.edge.portals_file),
             Delivery(settings, Spool(directory / "spool", settings.edge.spool_bytes)),
@@ -77,6 +77,15 @@ def uvicorn_run(settings: Settings) -> int:
 
         uvloop.run(_run(settings, collector, listening))
     return 0
+
+
+def _private(directory: Path) -> Path:
+    """The directory, made if it is missing, for us alone: the spool and the clicks are personal. UserError if it cannot be."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data_dir: cannot make {directory}: {error.strerror}. Make it writable, or set another data_dir.") from None
+    return directory
 
 
 async def _run(settings: Settings, collector: Collector, listening: socket.socket) -> None:
