@@ -149,6 +149,21 @@ def edge(
     raise typer.Exit(serve(_settings(PRODUCER if processes == 1 else None), processes))
 
 
+@edge_app.command("check")
+def check_page(url: Annotated[str, typer.Argument(help="Address of a page of your site.")], json: Json = False) -> None:
+    """Tell whether a page carries the script rightly; exit code 1 if not."""
+    from pipeline import output
+    from pipeline.edge import portals
+    from pipeline.edge.check import check
+
+    findings = check(url, portals.load(_settings().edge.portals_file))
+    if json:
+        output.print_json([finding._asdict() for finding in findings])
+    else:
+        print("\n".join(f"{'✓' if finding.good else '✗'} {finding.said}" for finding in findings))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
 @app.command()
 def link(
     portal: Annotated[int, typer.Option(min=1, help="Portal id.")],

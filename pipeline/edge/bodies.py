@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
@@ -94,7 +95,7 @@ async def _parts(request: Request, limit: int) -> list[tuple[str, str]]:
 
     try:
         form = await Request(request.scope, receive).form(max_files=limit, max_fields=limit + 1, max_part_size=MAX_BYTES)
-    except (MultiPartException, ValueError, KeyError):
+    except (HTTPException, MultiPartException, ValueError, KeyError):
         raise BodyError(400, "malformed_form") from None
     found = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
     await form.close()

@@ -15,7 +15,6 @@ _TABLE = "CREATE TABLE IF NOT EXISTS clicks (id TEXT PRIMARY KEY, utk TEXT NOT N
 
 class Clicks:
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")

@@ -24,7 +24,7 @@ from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, P
 from pipeline.edge import bodies, bots, metrics, openapi, served_script
 from pipeline.edge.bodies import BodyError
 from pipeline.edge.clicks import Clicks
-from pipeline.edge.core import addresses, cookies, forms, hits, links, sealing
+from pipeline.edge.core import addresses, cookies, forms, hits, links, sealing, visitors
 from pipeline.edge.core.addresses import Network
 from pipeline.edge.core.hits import Dropped
 from pipeline.edge.core.hits import Request as About
@@ -97,7 +97,10 @@ class Collector:
         if request.method == "OPTIONS":
             return _preflight(cors)
         about = self._about(portal, request, cors)
-        sent, sent_at = _hits(await _bounded(bodies.json(request), cors), cors)
+        body = await _bounded(bodies.json(request), cors)
+        if isinstance(body, dict) and body.get("type") in ("carry", "adopt"):
+            return JSONResponse(_VISITORS[body["type"]](body, portal, about), 202, dict(cors) | _UNCACHED)
+        sent, sent_at = _hits(body, cors)
         made = [hits.event_of(hit, portal, about, sent_at) for hit in sent]
         for position, event in enumerate(made):
             if isinstance(event, EmailClick) and not await self._is_first(event, about.received_at):
@@ -247,6 +250,18 @@ class Collector:
     def _form_id(request: Request, portal: Portal, form_id: str) -> str:
         key = request.headers.get("idempotency-key")
         return forms.keyed(portal, form_id, key) if key else str(uuid4())
+
+
+def _carried(asked: Mapping[str, Any], portal: Portal, about: About) -> Mapping[str, str | None]:
+    return {"token": visitors.sealed_visitor(asked, portal, about, secrets.token_bytes(sealing.NONCE_BYTES))}
+
+
+def _adopted(asked: Mapping[str, Any], portal: Portal, about: About) -> Mapping[str, str | None]:
+    return {"utk": visitors.opened_visitor(asked, portal, about)}
+
+
+_VISITORS = {"carry": _carried, "adopt": _adopted}
+"""Requests of the script that are no hits: a visitor goes over to another domain of the portal."""
 
 
 async def _answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:

@@ -4,6 +4,7 @@ Each process has a producer, a part of the spool and a metrics port of its own; 
 """
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -53,6 +54,7 @@ def parts(processes: int, settings: Settings) -> list[Part]:
 
 def _process(settings: Settings) -> int:
     _allow_many_connections()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every odd byte in somebody's form
     try:
         create_topics(settings, PRODUCER)
     except kafka.AwayError as error:
@@ -63,7 +65,7 @@ def _process(settings: Settings) -> int:
 def uvicorn_run(settings: Settings) -> int:
     """One process's loop, from the listening socket to the last answer."""
     with _listening(settings) as listening:
-        directory = settings.data_dir / "edge"
+        directory = _private(settings.data_dir / "edge")
         collector = Collector(
             portals.load(settings.edge.portals_file),
             Delivery(settings, Spool(directory / "spool", settings.edge.spool_bytes)),
@@ -74,6 +76,15 @@ def uvicorn_run(settings: Settings) -> int:
 
         uvloop.run(_run(settings, collector, listening))
     return 0
+
+
+def _private(directory: Path) -> Path:
+    """The directory, made if it is missing, for us alone: the spool and the clicks are personal. UserError if it cannot be."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data_dir: cannot make {directory}: {error.strerror}. Make it writable, or set another data_dir.") from None
+    return directory
 
 
 async def _run(settings: Settings, collector: Collector, listening: socket.socket) -> None:

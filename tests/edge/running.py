@@ -68,7 +68,7 @@ class Running:
     settings: Settings
     directory: Path
     portals: str = PORTALS
-    processes: int = 1
+    command: tuple[str, ...] = ("edge", "--processes", "1")
     process: subprocess.Popen[bytes] | None = None
     port: int = field(default_factory=lambda: ports.choose([]))
 
@@ -94,7 +94,7 @@ class Running:
         }
         with (self.directory / "edge.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "edge", "--processes", str(self.processes)],
+                [sys.executable, "-m", "pipeline", *self.command],
                 env={**os.environ, **self.settings.environment(), **own, **SECRETS, **environment},
                 stdout=output,
                 stderr=output,

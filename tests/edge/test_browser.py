@@ -39,7 +39,8 @@ def portals(port: int) -> str:
     modes = {OFF: "off", OPT_IN: "opt_in", CATEGORIES: "opt_in_categories", OPT_OUT: "opt_out", TWO_HOSTS: "off", NO_HOST: "off"}
     hosts = {TWO_HOSTS: [DEAD, f"http://t.site.localhost:{port}"], NO_HOST: [DEAD]}
     return "\n".join(
-        f'[[portals]]\nid = {portal}\ndomains = ["site.localhost"]\nhosts = {hosts.get(portal, [])}\nkeys = ["env:EDGE_KEY"]\n'
+        f'[[portals]]\nid = {portal}\ndomains = ["site.localhost", "shop.localhost"]\n'
+        f'hosts = {hosts.get(portal, [])}\nkeys = ["env:EDGE_KEY"]\n'
         f'consent = {{ mode = "{mode}" }}\nthank_you = "http://www.site.localhost/thanks"\n'
         for portal, mode in modes.items()
     ).replace("'", '"')
@@ -56,6 +57,10 @@ class World:
     def url(self, portal: int, page: str = "plain", query: str = "") -> str:
         return f"http://www.site.localhost:{self.port}/{portal}/{self.visit}/{page}{query}"
 
+    def shop(self, portal: int, page: str) -> str:
+        """The same page on the portal's other domain."""
+        return self.url(portal, page).replace("www.site", "www.shop")
+
     def events(self) -> list[Event]:
         return events(self.edge.settings)
 
@@ -65,7 +70,7 @@ class World:
         return sorted(mine, key=lambda view: view.occurred_at)
 
     def has_views(self, count: int) -> list[PageView]:
-        until(lambda: len(self.views()) >= count, f"{count} page views:\n{self.edge.log}", 30)
+        until(lambda: len(self.views()) >= count, f"{count} page views:\n{self.edge.log}")
         views = self.views()
         assert len(views) == count
         return views
@@ -111,7 +116,7 @@ class Browser(webdriver.Chrome):
 
     def banner(self, button: str) -> None:
         """Answers the banner by the text of a button."""
-        until(lambda: self.find_elements(By.ID, "__hsbanner"), "the banner is there", 20)
+        until(lambda: self.find_elements(By.ID, "__hsbanner"), "the banner is there")
         root = self.find_element(By.ID, "__hsbanner").shadow_root
         next(each for each in root.find_elements(By.CSS_SELECTOR, "button") if each.text == button).click()
 
@@ -120,7 +125,7 @@ class Browser(webdriver.Chrome):
 
     def settles(self) -> None:
         """Waits until the script runs and nothing is on its way."""
-        until(lambda: self.execute_script("return !!window.__hsTracking"), "the script runs", 20)
+        until(lambda: self.execute_script("return !!window.__hsTracking"), "the script runs")
         time.sleep(0.5)
 
 
@@ -310,7 +315,7 @@ def test_categories(world: World, browser: Browser) -> None:
     browser.get(world.url(CATEGORIES, "held"))
     browser.settles()
     assert browser.title == "held"
-    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there", 20)
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there")
     browser.find_element(By.ID, "__hsbanner").shadow_root.find_element(By.ID, "advertisement").click()
     browser.banner("Save my choice")
     assert browser.title == "advertised"
@@ -421,9 +426,35 @@ def test_no_host_at_all(world: World, browser: Browser) -> None:
 def test_the_banner_can_be_used_with_keys(world: World, browser: Browser) -> None:
     """A dialog with a name, which has the focus; Tab and Enter answer it."""
     browser.get(world.url(OPT_IN))
-    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there", 20)
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there")
     section = browser.find_element(By.ID, "__hsbanner").shadow_root.find_element(By.CSS_SELECTOR, "section")
     assert (section.get_attribute("role"), section.accessible_name) == ("dialog", "Cookies on this site")
     active = browser.switch_to.active_element
     active.send_keys(Keys.TAB, Keys.ENTER)
     until(lambda: "hubspotutk" in browser.cookies(), "accepted")
+
+
+def test_two_domains_of_one_portal(world: World, browser: Browser) -> None:
+    """A link to the portal's other domain takes the visitor along; the address is clean on arrival; an address passed on adopts nobody."""
+    browser.get(world.url(OFF))
+    (first,) = world.has_views(1)
+    browser.execute_script("document.getElementById('next').href = arguments[0]", world.shop(OFF, "second"))
+    browser.find_element(By.ID, "next").click()
+    second = world.has_views(2)[1]
+    assert second.utk == first.utk
+    assert browser.current_url == second.url == world.shop(OFF, "second")
+    assert browser.cookies()["hubspotutk"] == first.utk
+
+    token = browser.execute_async_script(
+        "fetch(arguments[0], {method: 'POST', body: JSON.stringify({type: 'carry', utk: arguments[1]})})"
+        ".then((answer) => answer.json()).then((answer) => arguments[2](answer.token))",
+        f"http://t.site.localhost:{world.edge.port}/e/{OFF}",
+        first.utk,
+    )
+    assert token
+    browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    browser.get("about:blank")
+    browser.get(world.shop(OFF, f"plain?_hsx={token}"))
+    third = world.has_views(3)[2]
+    assert third.utk not in (None, first.utk)
+    assert third.url == browser.current_url == world.shop(OFF, "plain")

@@ -290,7 +290,7 @@ def test_several_processes_share_the_port(settings: Settings, tmp_path: Any) -> 
     """Each hit is accepted once, whichever process has the connection; one signal ends all."""
     from tests.edge.running import running
 
-    with running(settings, tmp_path, processes=2) as edge:
+    with running(settings, tmp_path, command=("edge", "--processes", "2")) as edge:
         until(lambda: edge.log.count("listening") == 2, f"both listen: {edge.log}")
         assert [edge.post(view()).status_code for _ in range(20)] == [202] * 20
         assert edge.stop() == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pipeline.edge.core
 from pipeline.core.events import EmailClick, Event, FormSubmission, Millis, PageView, PortalId, Utk
-from pipeline.edge.core import addresses, clock, cookies, forms, hits, links, sealing, urls
+from pipeline.edge.core import addresses, clock, cookies, forms, hits, links, sealing, urls, visitors
 from pipeline.edge.core.consent import Mode, consent
 from pipeline.edge.core.forms import ErrorType
 from pipeline.edge.core.hits import Dropped, Request, event_of
@@ -411,6 +411,7 @@ EMAIL = {"name": "email", "value": "ann@x.io"}
         ({"fields": [EMAIL], "context": {"hutk": "u"}}, ErrorType.INVALID_HUTK),
         ({"fields": [EMAIL], "context": {"pageUri": "https://evil.example/"}}, ErrorType.INVALID_PAGE_URI),
         ({"fields": [EMAIL], "context": {"ipAddress": "300.1.1.1"}}, ErrorType.INVALID_IP_ADDRESS),
+        ({"fields": [EMAIL], "context": {"ipAddress": []}}, ErrorType.INVALID_IP_ADDRESS),
         ({"fields": [{"name": "other", "value": "1"}]}, ErrorType.REQUIRED_FIELD),
         ({"fields": [EMAIL] * 1001}, ErrorType.MAX_VALUES),
         ({"fields": [EMAIL, {"name": "t", "value": "x" * 65_537}]}, ErrorType.TOO_LARGE),
@@ -475,3 +476,17 @@ def test_renewed_cookie() -> None:
     assert cookies.renewed(Utk("0" * 32), "t.site.example", ("site.example",), secure=True) == (
         f"hubspotutk={'0' * 32}; Domain=site.example; Path=/; Max-Age=15552000; SameSite=Lax; Secure"
     )
+
+
+def test_a_visitor_goes_over_to_another_domain() -> None:
+    """The token holds for a minute, for this portal, and with consent on both sides."""
+    asked = {"type": "carry", "utk": utk("u"), "consent": YES}
+    token = visitors.sealed_visitor(asked, ASKING, PERSON, NONCE)
+    handed = {"type": "adopt", "token": token, "consent": YES}
+    assert visitors.opened_visitor(handed, ASKING, PERSON) == utk("u")
+    assert visitors.opened_visitor(handed | {"consent": None}, ASKING, PERSON) is None
+    assert visitors.opened_visitor(handed, ASKING, PERSON._replace(received_at=Millis(START + MINUTE))) is None
+    assert visitors.opened_visitor(handed, Portal(PortalId(9), ("site.example",), keys=KEYS[:1]), PERSON) is None
+    assert visitors.opened_visitor(handed | {"token": links.sealed_link(KEYS, SITE.id, LINK, NONCE)}, ASKING, PERSON) is None
+    assert visitors.sealed_visitor(asked | {"consent": None}, ASKING, PERSON, NONCE) is None
+    assert visitors.sealed_visitor(asked | {"utk": "x"}, ASKING, PERSON, NONCE) is None

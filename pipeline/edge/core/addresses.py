@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
@@ -24,6 +25,7 @@ def address(text: object) -> IPv4Address | IPv6Address | None:
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
+@lru_cache(maxsize=4_096)
 def kept(text: str | None, policy: IpPolicy) -> str | None:
     """The part of an address that the log may have: without the last octet, or the first 48 bits."""
     found = address(text)
@@ -35,6 +37,8 @@ def kept(text: str | None, policy: IpPolicy) -> str | None:
 
 
 def is_in(text: str | None, networks: Sequence[Network]) -> bool:
+    if not networks:
+        return False
     found = address(text)
     return found is not None and any(found in network for network in networks)
 

@@ -11,8 +11,7 @@ from pipeline.core.ids import uuid5
 from pipeline.core.outcomes import Refused
 from pipeline.edge.core import addresses
 from pipeline.edge.core.clock import FUTURE, PAST
-from pipeline.edge.core.consent import consent
-from pipeline.edge.core.hits import Request, as_event, sender
+from pipeline.edge.core.hits import Request, allowed, as_event, sender
 from pipeline.edge.core.portal import Portal
 
 MAX_VALUES = 1_000
@@ -93,8 +92,6 @@ def event_of(given: Submission, portal: Portal, form_id: str, request: Request, 
     context = given.context
     if given.is_from_server:
         request = request._replace(ip=context.get("ipAddress"), user_agent=None)
-    objects = (request.gpc and portal.honour_gpc) or (request.dnt and portal.honour_dnt)
-    allowed = consent(portal.mode, context.get("consent"), objects=objects)
     event = as_event(
         {
             "type": "form_submission",
@@ -105,7 +102,7 @@ def event_of(given: Submission, portal: Portal, form_id: str, request: Request, 
             "fields": dict(_joined(fields)),
             "create_new_contact": given.create_new_contact is True,
         }
-        | sender(context.get("hutk") or None, context.get("pageUri"), portal, request, allowed),
+        | sender(context.get("hutk") or None, context.get("pageUri"), portal, request, allowed(context.get("consent"), portal, request)),
         portal,
         request,
     )
@@ -154,7 +151,7 @@ def _wrong_context(given: Submission, portal: Portal, form_id: str) -> list[Form
         errors.append(FormError(ErrorType.INVALID_HUTK, "context.hutk: expected 32 hex digits"))
     if context.get("pageUri") and not portal.has(context["pageUri"]):
         errors.append(FormError(ErrorType.INVALID_PAGE_URI, "context.pageUri: expected an address on one of the portal's domains"))
-    if context.get("ipAddress") and addresses.address(context["ipAddress"]) is None:
+    if context.get("ipAddress") not in (None, "") and addresses.address(context["ipAddress"]) is None:
         errors.append(FormError(ErrorType.INVALID_IP_ADDRESS, "context.ipAddress: expected an IPv4 or IPv6 address"))
     if portal.form(form_id).processing_consent and not _consents_to_processing(given.legal):
         message = "legalConsentOptions.consent.consentToProcess: this form needs it"

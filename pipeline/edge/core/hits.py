@@ -59,7 +59,7 @@ def event_of(hit: object, portal: Portal, request: Request, sent_at: object = No
     made = _MADE.get(hit.get("type") or "") if isinstance(hit.get("type"), str) else None
     if made is None:
         return Dropped.UNKNOWN_TYPE
-    fields = made(hit, portal, request, _consent(hit.get("consent"), portal, request))
+    fields = made(hit, portal, request, allowed(hit.get("consent"), portal, request))
     if isinstance(fields, Dropped):
         return fields
     event = as_event(_timed(fields, hit, request, sent_at), portal, request)
@@ -75,7 +75,8 @@ def as_event(fields: Fields, portal: Portal, request: Request) -> Event | Refuse
         return parse_line(b"?")
 
 
-def _consent(claim: object, portal: Portal, request: Request) -> Consent:
+def allowed(claim: object, portal: Portal, request: Request) -> Consent:
+    """What a visitor with these explicit answers allows."""
     return consent(portal.mode, claim, objects=(request.gpc and portal.honour_gpc) or (request.dnt and portal.honour_dnt))
 
 
@@ -195,7 +196,7 @@ def _returned_click(hit: Mapping[str, Any], portal: Portal, request: Request, al
 
 def clicker(portal: Portal, request: Request) -> Fields:
     """Who followed a link, where the portal need not ask first: the link's host knows of no answer."""
-    if not _consent(None, portal, request).analytics:
+    if not allowed(None, portal, request).analytics:
         return {}
     return {"ip": addresses.kept(request.ip, portal.ip), "user_agent": request.user_agent}
 

@@ -26,6 +26,8 @@ let path = null; // setPath
 let referrer = doc.referrer;
 let click = null; // a sealed click that waits for consent, sight and touch
 let touched = false;
+let carried = null; // a sealed visitor of another domain of the portal
+let carrying = null; // the link that is about to be followed, and the promise of its token
 const privacyListeners = [];
 const identityListeners = [];
 
@@ -104,12 +106,14 @@ function setConsent(given) {
   if (config.mode.startsWith("opt_in")) writeCookie("__hs_initial_opt_in", any ? "yes" : "no", 7 * 86400);
   if (!analytics) forget();
   if (!isSilent()) {
-    if (analytics) enter();
-    send({ type: "custom_event", name: "consent" });
+    adopt(() => {
+      if (analytics) enter();
+      send({ type: "custom_event", name: "consent" });
+      returnClick();
+    });
   }
   tellPrivacy();
   release();
-  returnClick();
 }
 
 function forget() {
@@ -339,8 +343,9 @@ function submitted(event) {
 function arrive() {
   const address = new URL(location.href);
   click = address.searchParams.get("_hsc");
-  if (!click) return;
-  address.search = address.search.slice(1).split("&").filter((part) => !part.startsWith("_hsc=")).join("&");
+  carried = address.searchParams.get("_hsx");
+  if (!click && !carried) return;
+  address.search = address.search.slice(1).split("&").filter((part) => !/^_hs[cx]=/.test(part)).join("&");
   history.replaceState(history.state, "", address.href);
 }
 
@@ -349,6 +354,65 @@ function returnClick() {
   if (!click || !seen || !visitor || !allowed().analytics) return;
   send({ type: "email_click", click });
   click = null;
+}
+
+// Another domain of the portal: the visitor goes along, sealed, for a minute.
+
+function post(body) {
+  return fetch(hosts[0] + "/e/" + config.portal, {
+    method: "POST",
+    body: JSON.stringify({ consent: answered(), ...body }),
+    credentials: "include",
+    headers: { "Content-Type": "text/plain" },
+  }).then((answer) => answer.json());
+}
+
+const within = (ms, promise) => Promise.race([promise.catch(() => ({})), new Promise((done) => setTimeout(() => done({}), ms))]);
+
+// The link under an event, if it leads to a domain of the portal where our cookie is not.
+function foreignLink(event) {
+  const link = event.target.closest && event.target.closest("a[href]");
+  if (!link || !visitor || !/^https?:$/.test(link.protocol)) return null;
+  const theirs = cookieDomain(link.hostname, config.domains);
+  return theirs && theirs !== domain ? link : null;
+}
+
+function prepareToCarry(event) {
+  const link = foreignLink(event);
+  if (!link || (carrying && carrying.link === link)) return;
+  carrying = { link, token: within(2000, post({ type: "carry", utk: visitor.utk })).then((answer) => answer.token) };
+}
+
+function carry(event) {
+  const link = foreignLink(event);
+  if (!link || event.defaultPrevented) return;
+  const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!plain || (link.target && link.target !== "_self") || link.hasAttribute("download")) return;
+  prepareToCarry(event);
+  event.preventDefault();
+  carrying.token.then((token) => {
+    const address = new URL(link.href);
+    if (token) address.search = [address.search.slice(1), "_hsx=" + token].filter(Boolean).join("&");
+    carrying = null;
+    location.assign(address.href);
+  });
+}
+
+// Goes on when the visitor of the other domain is adopted, or cannot be.
+function adopt(then) {
+  const token = carried;
+  const comes = doc.referrer && cookieDomain(new URL(doc.referrer).hostname, config.domains);
+  if (!token || !comes || !allowed().analytics || isSilent() || readCookies().hubspotutk) {
+    then();
+    return;
+  }
+  carried = null;
+  within(4000, post({ type: "adopt", token })).then(
+    safely(({ utk }) => {
+      if (utk) writeCookie("hubspotutk", utk, HALF_YEAR);
+      then();
+    }),
+  );
 }
 
 // Commands
@@ -393,11 +457,13 @@ function start() {
   win._hsp = win._hsq;
   waiting.filter((command) => SETTINGS.includes(command[0])).forEach(run);
   arrive();
-  pageView();
-  waiting.filter((command) => !SETTINGS.includes(command[0])).forEach(run);
+  adopt(() => {
+    pageView();
+    waiting.filter((command) => !SETTINGS.includes(command[0])).forEach(run);
+    returnClick();
+  });
   release();
   ask(false);
-  returnClick();
 }
 
 const listen = (target, name, work) => target.addEventListener(name, safely(work), { capture: true, passive: true });
@@ -413,6 +479,8 @@ safely(() => {
   );
   listen(doc, "visibilitychange", returnClick);
   listen(doc, "submit", submitted);
+  listen(doc, "pointerdown", prepareToCarry);
+  win.addEventListener("click", safely(carry)); // last of all: after the page's own handlers
   listen(win, "online", () => flush(0));
   listen(win, "pagehide", leave);
   listen(win, "pageshow", (event) => event.persisted && pageView());
