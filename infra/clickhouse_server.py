@@ -45,7 +45,8 @@ TABLES = (
 """All that views read; each row has its portal, and those of failed_rows that have none are nobody's. Other tables are not for analysts of
 a portal. A test compares with the migrations."""
 VIEWS = (
-    "contacts", "links", "sessions", "events", "event_owners", "timeline", "retracted_events", "failed_events", "owned_events_of", "timeline_of",
+    "contacts", "links", "sessions", "events", "event_owners", "timeline", "retracted_events", "failed_events",
+    "owned_events_of", "timeline_of",
 )  # fmt: skip
 ENGINE = Path(__file__).with_name("clickhouse_engine.py")
 

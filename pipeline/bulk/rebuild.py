@@ -42,8 +42,8 @@ def rebuild(
     """Makes an empty installation (topics and tables exist, no worker has run) what live workers make of the raw records before `until`.
 
     `until` and `start` are offsets by topic (logical name) and partition; a partition that `until` does not name is left out. When
-    it returns, ClickHouse shows everything and workers that are started go on from `until`. Killed, it may be called again
-    with the same arguments and goes on. UserError if the installation is not empty, or something outside must change.
+    it returns, ClickHouse shows everything and workers that are started go on from `until`. Until they are, it may be called again
+    with the same arguments: killed, it goes on. What it keeps on disk for that, `workspace.forget` removes. UserError if the installation is not empty, or something outside must change.
     """
     check_places(start or {}, until)
     _refuse_beyond(settings, until)

@@ -75,11 +75,11 @@ class Plan:
 
 @contextmanager
 def opened(settings: Settings, policy: Policy, start: Mapping[Place, int], until: Mapping[Place, int]) -> Iterator[Plan]:
-    """The plan, new or gone on with. When the block ends well, everything on disk is removed.
+    """The plan, new or gone on with. When the block ends well, only the marks of what is finished are left on disk (`forget`).
 
     UserError if another process is at it, or if something else was begun here.
     """
-    directory = settings.data_dir / "rebuild" / re.sub("[^a-zA-Z0-9._-]", "-", kafka.topic_name(settings, "sessions"))
+    directory = _directory(settings)
     directory.mkdir(parents=True, exist_ok=True)
     plan = Plan(settings, policy, dict(start), dict(until), directory.resolve())
     with (directory / "lock").open("w") as lock:
@@ -89,7 +89,16 @@ def opened(settings: Settings, policy: Policy, start: Mapping[Place, int], until
             raise UserError(f"{directory}: another process rebuilds this at the moment. Wait for it, or end it.") from None
         _same(directory / "plan.json", _described(plan))
         yield plan
-        shutil.rmtree(directory)
+        shutil.rmtree(directory / "spill", ignore_errors=True)
+
+
+def forget(settings: Settings) -> None:
+    """Removes what a rebuild has left on disk: once nobody will ask for it again, or all that it made is dropped."""
+    shutil.rmtree(_directory(settings), ignore_errors=True)
+
+
+def _directory(settings: Settings) -> Path:
+    return settings.data_dir / "rebuild" / re.sub("[^a-zA-Z0-9._-]", "-", kafka.topic_name(settings, "sessions"))
 
 
 def check_places(start: Mapping[Place, int], until: Mapping[Place, int]) -> None:

@@ -14,6 +14,7 @@ from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.clickhouse import identifier
 from pipeline.adapters.contracts import load_topics
 from pipeline.app import ROLES
+from pipeline.bulk import workspace
 from pipeline.errors import UserError
 from pipeline.replay import registry, views
 from pipeline.replay.registry import Generation, State
@@ -67,6 +68,7 @@ def drop(settings: Settings, number: int, wait_s: float = 60.0) -> None:
     _drop_tables(settings, number)
     _in_state(settings, doomed, State.DROPPED)
     registry.forget(of_generation)
+    workspace.forget(of_generation)
 
 
 def _in_state(settings: Settings, generation: Generation, state: State) -> Generation:

@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.adapters import clickhouse, patience, topics
 from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.bulk import workspace
 from pipeline.bulk.rebuild import rebuild
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
@@ -63,7 +64,9 @@ def start(settings: Settings, wish: Wish, begun: Begun, progress: Progress) -> G
     teller = _Teller(settings, generation, progress)
     begin, until = places(generation.about.begin), places(generation.about.until)
     rebuild(of_generation, load_policy(of_generation.policy_file), until, teller, begin)
-    return teller.ended()
+    built = teller.ended()
+    workspace.forget(of_generation)
+    return built
 
 
 def span(settings: Settings, since: int | None) -> Span:
