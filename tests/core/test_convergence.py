@@ -6,10 +6,11 @@ form computes from the whole set. So a change that is not said, or said wrongly,
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ from pipeline.core.retractions import retracted
 from pipeline.core.sessions import CookieState, Retention, Session, activity_of, advance
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.resolve import resolve_events, resolve_lines
-from tests.builders import DAY, HOUR, START, line, page_view
+from tests.builders import DAY, HOUR, START, contact_import, contact_merge, form_submission, line, page_view, retraction
 from tests.strategies import colliding_events, deliveries, undone_events
 
 FOREVER = Retention(period=10_000 * DAY, max_events=1_000_000)
@@ -172,13 +173,48 @@ def test_state_forgets_what_is_older_than_the_retention() -> None:
 @given(data=st.data(), events=undone_events(max_size=20), policy=identity_policies)
 def test_live_identities_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: IdentityPolicy) -> None:
     """Contacts, links and what each piece of evidence resolved to, under every policy."""
-    expected = fold(PORTAL, (e for e in map(evidence_of, what_counts(events)) if e is not None), policy)
+    assert_live_equals_plain(data.draw(deliveries(events)), policy)
+
+
+FORMS = tuple(form_submission(n, at=START + n, utk=f"u{n}", email=f"{letter}@x.io") for n, letter in enumerate("abc", 1))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (FORMS[0], *(retraction(n, at=START + n, retracts=n - 1) for n in (2, 3, 4, 5))),
+        (
+            *FORMS,
+            contact_merge(4, at=START + 4),
+            retraction(5, at=START + 5, retracts=4),
+            contact_merge(6, at=START + 6, primary="c@x.io", secondary="a@x.io"),
+        ),
+        (
+            form_submission(1, at=START + 1),
+            form_submission(2, at=START + 2, email="b@x.io"),
+            contact_import(3, at=START, email="b@x.io"),
+            retraction(4, at=START + 4, retracts=2),
+            retraction(5, at=START + 5, retracts=3),
+        ),
+    ],
+    ids=["retractions of retractions", "a merge, undone, and another", "an absorbed contact and its evidence, undone"],
+)
+def test_live_identities_equal_the_plain_fold_in_every_order(events: Sequence[Event]) -> None:
+    """One by one: what a merge or a retraction did is taken back without a trace."""
+    for order in permutations(events):
+        assert_live_equals_plain([[event] for event in order], IdentityPolicy())
+
+
+def assert_live_equals_plain(batches: Sequence[Sequence[Event]], policy: IdentityPolicy) -> None:
+    """What a reader has at the end of what live identities say changed."""
+    counting = what_counts(event for batch in batches for event in batch)
+    expected = fold(PORTAL, (e for e in map(evidence_of, counting) if e is not None), policy)
     live = LiveIdentities(PORTAL, policy)
     contacts: dict[Any, Any] = {}
     links: dict[Any, Any] = {}
     outcomes: dict[Any, Any] = {}
-    for batch in data.draw(deliveries([trace(event, KEPT_BY_IDENTITY) for event in events])):
-        changes = live.advance(batch)
+    for batch in batches:
+        changes = live.advance([trace(event, KEPT_BY_IDENTITY) for event in batch])
         contacts |= changes.contacts
         outcomes |= changes.outcomes
         for utk, (before, after) in changes.links.items():
