@@ -145,6 +145,7 @@ def flip(log: Path) -> None:
 
 
 def stop(system: System, kinds: Sequence[str]) -> list[Worker]:
+    system.all_at_work()
     stopped = [worker for kind in kinds for worker in system.of(kind)]
     for worker in stopped:
         system.terminate(worker)

@@ -78,6 +78,7 @@ def an_exception_once(system: System) -> None:
 
 def an_exception_always(system: System) -> None:
     """`run` starts the parts again, with growing pauses, and says so; when the bug is gone they go on."""
+    system.all_at_work()
     replaced = list(system.workers)
     for worker in replaced:
         system.terminate(worker)
@@ -115,7 +116,7 @@ def all_killed(system: System) -> None:
 
 def all_terminated(system: System) -> None:
     """SIGTERM under load: each finishes what it has in hand and ends within 10 s; the next goes on there."""
-    system.pause(0.5, 2.0)
+    system.all_at_work()
     for worker in list(system.workers):
         system.terminate(worker)
         system.start(worker.kind, worker.instance)
@@ -123,6 +124,7 @@ def all_terminated(system: System) -> None:
 
 def come_and_go(system: System) -> None:
     """1 -> 2 -> 3 -> 1 -> 2 of each kind: they go by SIGTERM the first time, by kill -9 the second."""
+    system.all_at_work()
     gone = {kind: system.of(kind)[1] for kind in ROLES}
     for worker in gone.values():
         system.terminate(worker)

@@ -169,6 +169,10 @@ class System:
 
         until(lambda: true() or published(), HEALED_S)
 
+    def all_at_work(self) -> None:
+        """Returns when every worker is in its group: one that only starts does not know what to do with a signal."""
+        assert catching_up.wait_for_processes(self.settings, len(self.workers) // len(ROLES), HEALED_S)
+
     def terminate(self, worker: Worker) -> None:
         """By SIGTERM, for good: it drains in time, with exit code 0."""
         code, seconds = worker.terminate()
