@@ -43,10 +43,9 @@ def rebuild(
 
     `until` and `start` are offsets by topic (logical name) and partition; a partition that `until` does not name is left out. When
     it returns, ClickHouse shows everything and workers that are started go on from `until`. Until they are, it may be called again
-    with the same arguments: killed, it goes on. What it keeps on disk for that, `workspace.forget` removes. UserError if the installation is not empty, or something outside must change.
+    with the same arguments: killed, it goes on. What it keeps on disk for that, `workspace.forget` removes. UserError if the
+    installation is not empty, or something outside must change.
     """
-    check_places(start or {}, until)
-    _refuse_beyond(settings, until)
     with opened(settings, policy, start or {}, until) as plan:
         done = _Done(progress)
         with crew(plan, done.add) as workers:
