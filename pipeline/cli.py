@@ -143,10 +143,9 @@ def edge(
         from pipeline.supervise import die_with
 
         die_with(parent)
-    from pipeline.edge.serve import serve
-    from pipeline.principals import PRODUCER
+    from pipeline.edge.serve import PART, serve
 
-    raise typer.Exit(serve(_settings(PRODUCER if processes == 1 else None), processes))
+    raise typer.Exit(serve(_settings(PART if processes == 1 else None), processes))
 
 
 @edge_app.command("check")

@@ -5,5 +5,5 @@ there comes with `kafka.options`, as does an administrator: the commands that ma
 """
 
 PRODUCER = "producer"
-PRINCIPALS = ("publish", "sessionize", "identify", "record", "dead-letters", "status", PRODUCER)
-"""The parts of topics/*.yaml, two commands that read, and whoever else writes raw events: the collector at the edge, a shop's own code."""
+PRINCIPALS = ("edge", "publish", "sessionize", "identify", "record", "dead-letters", "status", PRODUCER)
+"""The parts of topics/*.yaml, two commands that read, and whoever else writes raw events: a shop's own code, say."""

@@ -13,9 +13,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
 from pipeline.adapters import acls, kafka
-from pipeline.adapters.contracts import RAW_TOPICS, Topic, load_topics
+from pipeline.adapters.contracts import Topic, load_topics
 from pipeline.errors import UserError
-from pipeline.principals import PRODUCER
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30.0
@@ -56,8 +55,6 @@ def check_topics(settings: Settings, part: str | None = None) -> None:
 
 
 def _topics_of(part: str | None) -> list[Topic]:
-    if part == PRODUCER:
-        return [topic for topic in load_topics().values() if topic.name in RAW_TOPICS.values()]
     return [topic for topic in load_topics().values() if part is None or part in (*topic.producers, *topic.consumers)]
 
 

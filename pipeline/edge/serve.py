@@ -28,13 +28,14 @@ from pipeline.edge.delivery import Delivery
 from pipeline.edge.spool import Spool
 from pipeline.errors import UsageError, UserError
 from pipeline.logs import logger
-from pipeline.principals import PRODUCER
 from pipeline.settings import Settings
 from pipeline.supervise import Part, Supervisor
 
 _BACKLOG = 4_096
 
-log = logger("edge")
+PART = "edge"
+
+log = logger(PART)
 
 
 def serve(settings: Settings, processes: int) -> int:
@@ -46,9 +47,9 @@ def serve(settings: Settings, processes: int) -> int:
 
 
 def parts(processes: int, settings: Settings) -> list[Part]:
-    """What a supervisor starts: edge-0, edge-1 ...; each knows no more secrets than a producer needs."""
+    """What a supervisor starts: edge-0, edge-1 ...; each knows no more secrets than it needs."""
     command = (sys.executable, "-m", "pipeline", "edge", "--processes", "1", "--parent", str(os.getpid()))
-    environment = settings.acting_as(PRODUCER).environment()
+    environment = settings.acting_as(PART).environment()
     return [Part(f"edge-{number}", command, environment) for number in range(processes)]
 
 
@@ -56,7 +57,7 @@ def _process(settings: Settings) -> int:
     _allow_many_connections()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every odd byte in somebody's form
     try:
-        create_topics(settings, PRODUCER)
+        create_topics(settings, PART)
     except kafka.AwayError as error:
         log.warning("Kafka is away: what is accepted waits in the spool", error=str(error))
     return uvicorn_run(settings)

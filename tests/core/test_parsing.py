@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.core.events import TYPES, Event, PageView
+from pipeline.core.events import TYPES, WITHOUT_COOKIE, Event, PageView
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_any_line, parse_avro, parse_line
 from pipeline.core.plain_lines import plain_event
@@ -18,12 +18,14 @@ from tests.builders import (
     START,
     as_decoded,
     contact_import,
+    contact_merge,
     custom_event,
     email_click,
     form_submission,
     identify,
     line,
     page_view,
+    retraction,
 )
 from tests.strategies import json_objects, json_values, valid_events, wrong_lines
 
@@ -34,6 +36,8 @@ ONE_OF_EACH: list[Event] = [
     identify(4, email="a@x.io"),
     custom_event(5),
     contact_import(6),
+    retraction(7),
+    contact_merge(8),
 ]
 of_each_type = pytest.mark.parametrize("event", ONE_OF_EACH, ids=lambda event: event.type)
 
@@ -74,9 +78,8 @@ def test_an_event_of_each_type_is_read(event: Event) -> None:
 
 def test_every_field_of_every_class_is_in_the_table() -> None:
     assert SHAPES.keys() == TYPES.keys()
-    of_no_browser = {"contact_import", "contact_merge", "retraction"}
     for name, kind in TYPES.items():
-        assert set(kind.__struct_fields__) - set(SHAPES[name]) == ({"utk"} if name in of_no_browser else set())
+        assert set(kind.__struct_fields__) - set(SHAPES[name]) == ({"utk"} if kind in WITHOUT_COOKIE else set())
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,8 @@ def test_every_field_of_every_class_is_in_the_table() -> None:
         ("identify", {"event_id", "portal_id", "occurred_at", "utk", "email"}),
         ("custom_event", {"event_id", "portal_id", "occurred_at", "name"}),
         ("contact_import", {"event_id", "portal_id", "occurred_at", "email"}),
+        ("retraction", {"event_id", "portal_id", "occurred_at", "retracts"}),
+        ("contact_merge", {"event_id", "portal_id", "occurred_at", "primary", "secondary"}),
     ],
 )
 def test_exactly_the_required_fields_are_required(type_name: str, required: set[str]) -> None:
