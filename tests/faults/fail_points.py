@@ -1,7 +1,6 @@
 """Places where a process is made to fail, planted from outside (planted.py): the product has no switches for it.
 
-The file that the variable `FAULT_MARK` names says whether it has happened: most of these happen once. `exception_as_long_as` happens
-as long as the file exists.
+The file that the variable `FAULT_MARK` names says whether it has happened: each happens once.
 """
 
 import functools
@@ -41,14 +40,6 @@ def once(fault: Fault) -> Fault:
         except FileExistsError:
             return
         fault()
-
-    return act
-
-
-def as_long_as_marked(fault: Fault) -> Fault:
-    def act() -> None:
-        if Path(os.environ[MARK]).exists():
-            fault()
 
     return act
 
@@ -149,7 +140,7 @@ def _record_stalls() -> None:
     plant(Recorder, "_settle", once(stall))
 
 
-def _exception(how: Callable[[Fault], Fault]) -> Fault:
+def _exception() -> Fault:
     """In the handler of each part."""
 
     def everywhere() -> None:
@@ -158,7 +149,7 @@ def _exception(how: Callable[[Fault], Fault]) -> Fault:
         from pipeline.record import Recorder
 
         for owner, name in ((Folding, "_apply"), (Routing, "_send"), (Recorder, "_insert")):
-            plant(owner, name, how(fail))
+            plant(owner, name, once(fail))
 
     return everywhere
 
@@ -172,11 +163,10 @@ KILLED_AT: dict[str, dict[str, Fault]] = {
 }
 """Kill -9 exactly there, by part."""
 STALLED: dict[str, Fault] = {"record": _record_stalls, **dict.fromkeys(_FOLDS, _fold_stalls)}
-EXCEPTION_ONCE, EXCEPTION_AS_LONG_AS = "exception once", "exception as long as"
+EXCEPTION_ONCE = "exception once"
 
 FAIL_POINTS: dict[str, Fault] = {
     **{f"{kind} {place}": planted for place, kinds in KILLED_AT.items() for kind, planted in kinds.items()},
     **{f"{kind} stalls": planted for kind, planted in STALLED.items()},
-    EXCEPTION_ONCE: _exception(once),
-    EXCEPTION_AS_LONG_AS: _exception(as_long_as_marked),
+    EXCEPTION_ONCE: _exception(),
 }

@@ -1,7 +1,6 @@
 """Faults of Kafka, ClickHouse, the schema registry and the disk."""
 
 import os
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,32 +117,6 @@ def changelogs_are_deleted(system: System) -> None:
     until(lambda: system.log.read_text().count("reading its sources again") > 0, 60)
 
 
-def a_changelog_is_damaged(system: System) -> None:
-    """A byte of each partition flips on the disk: the part stops and says what to do; then that is done."""
-    system.settle()
-    workers = stop(system, ("sessionize",))
-    system.stop_server("kafka")
-    for log in (system.directory / "servers" / "kafka").rglob("sessionize-visitors-changelog-*/*.log"):
-        flip(log)
-    system.start_servers()
-    said = len(system.log.read_text())
-    broken = system.start("sessionize", workers[0].instance)
-    code = broken.wait(60)
-    assert code == 1, f"ended with {code}"
-    system.end(broken)
-    assert re.search(r"sessionize-visitors-changelog\[\d\] is not what sessionize has written", system.log.read_text()[said:])
-    make_anew(system, "sessionize-visitors-changelog")
-    again(system, workers)
-
-
-def flip(log: Path) -> None:
-    """One byte in the middle of its first batch."""
-    content = bytearray(log.read_bytes())
-    if len(content) > 200:
-        content[150] ^= 0x55
-        log.write_bytes(content)
-
-
 def stop(system: System, kinds: Sequence[str]) -> list[Worker]:
     system.all_at_work()
     stopped = [worker for kind in kinds for worker in system.of(kind)]
@@ -178,5 +151,4 @@ FAULTS: dict[str, Fault] = {
     "the registry is down": registry_is_down,
     "the disk is full": disk_is_full,
     "changelogs are deleted": changelogs_are_deleted,
-    "a changelog is damaged": a_changelog_is_damaged,
 }

@@ -1,15 +1,12 @@
 """Faults of our own processes."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from tests.faults.fail_points import EXCEPTION_AS_LONG_AS, EXCEPTION_ONCE, KILLED_AT, MARK, PLANTED, STALLED
+from tests.faults.fail_points import EXCEPTION_ONCE, KILLED_AT, STALLED
 from tests.faults.system import PER_KIND, System, until
 
 Fault = Callable[[System], None]
@@ -76,35 +73,6 @@ def an_exception_once(system: System) -> None:
     system.restart_if_dead()
 
 
-def an_exception_always(system: System) -> None:
-    """`run` starts the parts again, with growing pauses, and says so; when the bug is gone they go on."""
-    system.all_at_work()
-    replaced = list(system.workers)
-    for worker in replaced:
-        system.terminate(worker)
-    bug = system.mark()
-    bug.touch()
-    log = system.directory / f"{bug.name}.log"
-    with log.open("wb") as output:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.planted", EXCEPTION_AS_LONG_AS, "run", "--parent", str(os.getpid())],
-            env={**os.environ, **system.workers_settings.environment(), MARK: str(bug)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        said = [f"name={kind}-0 part=run restart_in_s={pause}" for kind in ROLES for pause in ("1.0", "2.0")]
-        system.publish_until(lambda: all(line in _plain(log.read_text()) for line in said))
-        assert PLANTED in log.read_text()
-        bug.unlink()
-        system.settle()
-    finally:
-        run.terminate()
-        run.wait(30)
-    for worker in replaced:
-        system.start(worker.kind, worker.instance)
-
-
 def all_killed(system: System) -> None:
     """At once."""
     system.pause(0.5, 2.0)
@@ -141,11 +109,6 @@ def come_and_go(system: System) -> None:
         system.start(kind, gone[kind].instance)
 
 
-def _plain(text: str) -> str:
-    """Without the spaces that align a log."""
-    return " ".join(text.split())
-
-
 FAULTS: dict[str, Fault] = {
     **{f"{kind} is killed": killed(kind) for kind in ROLES},
     **{f"killed {place}": killed_at(place) for place in KILLED_AT},
@@ -153,7 +116,6 @@ FAULTS: dict[str, Fault] = {
     "all workers are terminated": all_terminated,
     "a slow record at the head": a_slow_head,
     "an exception once": an_exception_once,
-    "an exception always": an_exception_always,
     **{f"a zombie {kind}": zombie(kind) for kind in ROLES},
     "workers come and go": come_and_go,
 }

@@ -123,14 +123,6 @@ class System:
         time.sleep(away_s)
         self._start_servers()
 
-    def stop_server(self, name: str) -> None:
-        """As an administrator does; `start_servers` has it back."""
-        os.kill(self.pids[name], signal.SIGTERM)
-        until(lambda: not Path(f"/proc/{self.pids[name]}").exists() or _is_zombie(self.pids[name]), 60)
-
-    def start_servers(self) -> None:
-        self._start_servers()
-
     @property
     def workers_settings(self) -> Settings:
         clickhouse_ = self.settings.clickhouse.model_copy(update={"port": self.gate.port})
@@ -285,10 +277,6 @@ def until(true: Callable[[], bool], seconds: float) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
-
-
-def _is_zombie(pid: int) -> bool:
-    return ") Z " in Path(f"/proc/{pid}/stat").read_text()
 
 
 @contextmanager
