@@ -138,7 +138,7 @@ def test_a_derived_record_has_exactly_its_fields() -> None:
 
 def test_derived_records_are_read_in_their_order() -> None:
     """Records of several schemas in one batch come back in their order, lists and enums included."""
-    records = [(name, dict(example)) for name, (version,) in load_schemas().items() for example in version.examples if name not in TYPES]
+    records = [(name, dict(example)) for name, versions in load_schemas().items() for example in versions[-1].examples if name not in TYPES]
     random.Random(1).shuffle(records)
     assert REGISTRY.decode_many([REGISTRY.encode(name, fields) for name, fields in records]) == [fields for _, fields in records]
 
