@@ -29,8 +29,8 @@ $(INSTALLED): requirements.lock infra/jars.lock
 demo: $(INSTALLED) ## the whole pipeline on real input, in under a minute; KEEP=1 leaves it running
 	$(BIN)/python -m pipeline demo $(if $(KEEP),--keep)
 
-test: lint types ## lint, types, and all tests
-	$(BIN)/python -m pytest
+test: lint types ## lint, types, and all tests, two files at a time (most of them wait for servers)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: $(INSTALLED) ## only the fault suite; SEED=n repeats a run, ROUNDS=n goes through the faults n times
 	$(BIN)/python -m pytest -rA tests/faults
