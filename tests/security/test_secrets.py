@@ -29,7 +29,7 @@ def passwords(secured: Servers) -> set[str]:
 
 def test_nothing_that_is_printed_or_logged_has_a_secret(run: Run, passwords: set[str]) -> None:
     """Neither passwords nor what people typed: addresses, titles."""
-    assert len(passwords) == 12
+    assert len(passwords) == 13
     for said in (run.log, run.printed, run.command_lines):
         assert not [secret for secret in passwords if secret in said]
         assert CANARY_ADDRESS.lower() not in said.lower()
@@ -136,7 +136,7 @@ def test_a_child_of_a_process_that_read_secrets_from_files(nothing_set: Path, mo
             '[kafka.options]\nsasl_password_file = "secret"\nsasl_password = "canary"\n',
             "sasl.password and sasl.password.file are both",
         ),
-        ('[kafka.principals.sesionize]\nsasl_password = "canary"\n', "sesionize is no principal; principals are publish, sessionize"),
+        ('[kafka.principals.sesionize]\nsasl_password = "canary"\n', "sesionize is no principal; principals are edge, publish"),
         ('[kafka.principals]\nrecord = "canary"\n', "setting kafka.principals.record .*: input should be a valid dictionary"),
         ('clickhouse = "canary"\n', "setting clickhouse"),
         ('[kafka]\noptions = ["canary"]\n', "setting kafka.options"),
