@@ -26,7 +26,7 @@ from pipeline.settings import Settings
 _CALLED = "owned_events_of"
 """The one view that others call, and with parameters: such a name would be looked up in the reader's database."""
 _CREATE = re.compile(r"CREATE VIEW (?:`[^`]*`|\w+)\.(?:`[^`]*`|\w+) ")
-_CALL = re.compile(rf"(?<![\w.`]){_CALLED}\(")
+_CALL = re.compile(rf"(?<![\w.`])(?:(?:`[^`]*`|\w+)\.)?{_CALLED}\(")
 _PARAMETER = re.compile(r"\{(\w+):(\w+)\}")
 
 
@@ -54,6 +54,8 @@ def migrate(settings: Settings) -> list[str]:
     """Brings a generation's database up to date and, with it, what readers see; the files that were applied. As `clickhouse.migrate`."""
     generation = registry.read(settings).of(settings.generation)
     applied = clickhouse.migrate(settings)
+    if settings.generation > 1 or not is_installed(settings):
+        clickhouse.amid_races(settings, lambda: _own(clickhouse.server(settings), settings.database, settings.database))
     if applied and generation.state is State.FOLLOWING and is_installed(settings):
         for other in registry.read(settings).following:
             clickhouse.migrate(settings.of_generation(other.number))
@@ -94,11 +96,14 @@ def names(client: Client, database: str) -> set[str]:
 
 
 def _own(client: Client, source: str, target: str) -> None:
-    """A generation's own views, from those that the migrations made in `source`, with the names in them complete."""
+    """A generation's own views, from those that the migrations made in `source`, with the names in them complete.
+
+    A migration cannot know the name of its database, so a view that calls another one works only where that is the current one.
+    """
     client.execute(f"CREATE DATABASE IF NOT EXISTS {identifier(target)}")
     for name, view in _views(client, source).items():
-        if not view.is_pointer and (source != target or _CALL.search(view.definition)):
-            definition = _CALL.sub(f"{identifier(target)}.{_CALLED}(", view.definition)
+        definition = _CALL.sub(f"{identifier(target)}.{_CALLED}(", view.definition)
+        if not view.is_pointer and (source != target or definition != view.definition):
             create = f"CREATE OR REPLACE VIEW {identifier(target)}.{identifier(name)} "
             client.execute(_CREATE.sub(lambda _, create=create: create, definition, count=1))  # type: ignore[misc]
 

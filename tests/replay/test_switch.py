@@ -73,6 +73,21 @@ def test_a_switch_changes_all_views_and_back(both: Settings) -> None:
     assert seen(both.of_generation(2)) == second, "the generations themselves are as they were"
 
 
+def test_views_are_the_same_from_any_database(both: Settings) -> None:
+    """A reader need not have ours as the current one, neither before the first switch nor after it."""
+
+    def from_elsewhere() -> list[object]:
+        queries = [*VIEWS, f"timeline_of(portal = 1, contact = '', cookie = '{utk('a')}')"]
+        return [clickhouse.server(both).execute(f"SELECT count() FROM {clickhouse.identifier(both.database)}.{view}") for view in queries]
+
+    views.migrate(both)
+    first = from_elsewhere()
+    assert views.migrate(both) == []
+    lifecycle.switch(both, 2, 30)
+    lifecycle.switch(both, 1, 30)
+    assert from_elsewhere() == first
+
+
 def test_views_keep_their_columns_and_comments(two: Settings) -> None:
     def described(client: Client) -> list[object]:
         comments = "SELECT name, comment FROM system.tables WHERE database = currentDatabase() AND engine = 'View' ORDER BY name"
