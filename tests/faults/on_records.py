@@ -35,25 +35,22 @@ def poison(system: System) -> None:
 
 def duplicates(system: System) -> None:
     """What was published an hour ago is published again, in another order."""
-    registry = Registry(system.settings)
-    for event in system.rng.sample(system.ledger, min(len(system.ledger), 500)):
-        _produce(system, registry, event)
+    _produce(system, *system.rng.sample(system.ledger, min(len(system.ledger), 500)))
 
 
 def late(system: System) -> None:
     """An hour and 25 hours late: in their sessions. 30 days, before what is forgotten: stored, shown, counted, and in no session."""
-    registry = Registry(system.settings)
     cookie = f"late-{system.rng.randrange(1_000_000)}"
     number = 800_000 + system.rng.randrange(90_000)
     now = START + 40 * DAY
     for after, back in enumerate((30 * DAY, 0, HOUR, 25 * HOUR)):
         event = page_view(number + after, utk=cookie, at=now - back)
-        _produce(system, registry, event)
+        _produce(system, event)
         system.ledger.append(event)
     system.settle()
     before = _late(system)
     event = page_view(number + 4, utk=cookie, at=now - 30 * DAY - HOUR)
-    _produce(system, registry, event)
+    _produce(system, event)
     system.too_late.append(event)
     until(lambda: _late(system) == before + 1, 60)
 
@@ -62,8 +59,9 @@ def _late(system: System) -> int:
     return next(part.late for part in status(system.settings).parts if part.part == "sessionize")
 
 
-def _produce(system: System, registry: Registry, event: Event) -> None:
-    system.produce(RAW_TOPICS[event.type], (event.utk or event.event_id).encode(), [registry.encode_event(event)])
+def _produce(system: System, *events: Event) -> None:
+    encode = Registry(system.settings).encode_event
+    system.produce_all((RAW_TOPICS[event.type], (event.utk or event.event_id).encode(), encode(event)) for event in events)
 
 
 FAULTS: dict[str, Fault] = {"poison": poison, "duplicates": duplicates, "events are late": late}

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -234,8 +234,12 @@ class System:
 
     def produce(self, topic: str, key: bytes | None, values: Sequence[bytes | None]) -> None:
         """Records as somebody else may write them."""
+        self.produce_all((topic, key, value) for value in values)
+
+    def produce_all(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> None:
+        """The same for records of several topics and keys."""
         producer = kafka.producer(self.settings)
-        for value in values:
+        for topic, key, value in records:
             producer.produce(kafka.topic_name(self.settings, topic), value, key)
         assert producer.flush(60) == 0
 
