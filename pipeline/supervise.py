@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from pipeline.logs import logger
 from pipeline.settings import Settings
@@ -73,7 +72,7 @@ class _Life:
 
 
 class Supervisor:
-    """Runs `parts` until a signal arrives or `stop` is called."""
+    """Runs `parts`, from the main thread, until a signal arrives."""
 
     def __init__(
         self,
@@ -81,18 +80,16 @@ class Supervisor:
         *,
         prefix_lines: bool = True,
         pauses: Pauses = Pauses(),
-        output: BinaryIO | None = None,
         handed_on: Sequence[signal.Signals] = (),
     ) -> None:
-        """`prefix_lines`: each line of a part's output is shown after the part's name.
+        """`prefix_lines`: each line of a part's output, which goes to stderr, has the part's name before it.
 
-        `output`: where it is shown, stderr unless something else is given. Signals that are `handed_on` go to the parts, and stop nothing.
+        Signals that are `handed_on` go to the parts, and stop nothing.
         """
         self._wanted = tuple(parts)
         self._lives: list[_Life] = []
         self._prefix_lines = prefix_lines
         self._prefix_width = 0
-        self._output = output
         self._pauses = pauses
         self._handed_on = handed_on
         self._signals = 0
@@ -111,13 +108,12 @@ class Supervisor:
                 self._stop_all()
         return self._exit_code
 
-    def stop(self) -> None:
-        """As a signal would; may be called from a signal handler or another thread."""
-        self._signals += 1
-
     def run_these(self, parts: Sequence[Part]) -> None:
         """From now on these parts: new ones are started, and ones that are missing are stopped. May be called from another thread."""
         self._wanted = tuple(parts)
+
+    def _ask_to_stop(self) -> None:
+        self._signals += 1
 
     def _heed_wanted(self) -> None:
         wanted = {part.name: part for part in self._wanted}
@@ -142,15 +138,17 @@ class Supervisor:
             if now >= life.start_at:
                 self._start(life, now)
             return
-        code = life.process.poll()
-        if code is None:
-            return
+        if (code := life.process.poll()) is not None:
+            self._after_death(life, code, now)
+
+    def _after_death(self, life: _Life, code: int, now: float) -> None:
+        """A part has ended that should not have: it is to be started again, unless that cannot help."""
         lived_s = now - life.started_at
         self._forget(life)
         if code == 2:
             log.error("a part cannot run with these settings: stopping", name=life.part.name)
             self._exit_code = 2
-            self.stop()
+            self._ask_to_stop()
             return
         life.pause_s = self._pauses.next(life.pause_s, lived_s)
         life.start_at = now + life.pause_s
@@ -187,7 +185,7 @@ class Supervisor:
 
     def _show(self, name: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        output = self._output or sys.stderr.buffer
+        output = sys.stderr.buffer
         for line in process.stdout:
             output.write((f"{name:<{self._prefix_width}} | ".encode() if self._prefix_lines else b"") + line)
             output.flush()
@@ -217,14 +215,11 @@ class Supervisor:
 
     @contextmanager
     def _signals_counted(self) -> Iterator[None]:
-        """Turns SIGINT, SIGTERM and SIGHUP into `stop` for as long as it lasts; elsewhere than in the main thread only `stop` stops."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Turns SIGINT, SIGTERM and SIGHUP into a wish to stop, for as long as it lasts."""
         handled = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and signal.SIGHUP not in self._handed_on:  # nohup
             handled.append(signal.SIGHUP)
-        before = {number: signal.signal(number, lambda *_: self.stop()) for number in handled}
+        before = {number: signal.signal(number, lambda *_: self._ask_to_stop()) for number in handled}
         before |= {number: signal.signal(number, lambda number, _: self._hand_on(signal.Signals(number))) for number in self._handed_on}
         try:
             yield

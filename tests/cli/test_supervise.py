@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from pipeline.app import ROLES
 from pipeline.settings import Settings
-from pipeline.supervise import Part, Pauses, Supervisor, workers
+from pipeline.supervise import Pauses, workers
 
 SUPERVISING = """
 import sys
@@ -22,6 +21,16 @@ logs.configure(settings.Log())
 parts = [supervise.Part(f"part-{number}", (sys.executable, "-c", code)) for number, code in enumerate(sys.argv[1:])]
 sys.exit(supervise.Supervisor(parts, pauses=supervise.Pauses(first_s=0.2, longest_s=0.4, stable_s=60)).run())
 """
+REPLACING = """
+import signal, sys
+from pipeline import logs, settings, supervise
+logs.configure(settings.Log())
+parts = [supervise.Part(f"part-{number}", (sys.executable, "-c", code)) for number, code in enumerate(sys.argv[1:])]
+supervisor = supervise.Supervisor(parts[:-1])
+signal.signal(signal.SIGUSR1, lambda *_: supervisor.run_these(parts[1:]))
+sys.exit(supervisor.run())
+"""
+"""All parts but the last; after SIGUSR1 all but the first."""
 WAITS = "import time; print('ready', flush=True); time.sleep(600)"
 IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 DIES = "import time; print('ready', flush=True); time.sleep(0.1); raise SystemExit(1)"
@@ -31,10 +40,10 @@ CANNOT_RUN = "raise SystemExit(2)"
 class Supervised:
     """A supervisor in a process of its own, and what it wrote so far."""
 
-    def __init__(self, log: Path, *codes: str) -> None:
+    def __init__(self, log: Path, script: str, *codes: str) -> None:
         self.log = log
         with log.open("wb") as output:
-            self.process = subprocess.Popen([sys.executable, "-c", SUPERVISING, *codes], stderr=output, stdout=output)
+            self.process = subprocess.Popen([sys.executable, "-c", script, *codes], stderr=output, stdout=output)
 
     @property
     def output(self) -> str:
@@ -52,8 +61,8 @@ def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     """Starts a supervisor of parts that run the given codes; kills it after the test."""
     started: list[Supervised] = []
 
-    def start(*codes: str) -> Supervised:
-        started.append(Supervised(tmp_path / f"{len(started)}.log", *codes))
+    def start(*codes: str, script: str = SUPERVISING) -> Supervised:
+        started.append(Supervised(tmp_path / f"{len(started)}.log", script, *codes))
         return started[-1]
 
     yield start
@@ -77,25 +86,17 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_parts_may_come_and_go(tmp_path: Path) -> None:
+def test_parts_may_come_and_go(supervised: Callable[..., Supervised]) -> None:
     """One that is not wanted any more is stopped, a new one is started, and the one that stays is left alone."""
-    first, second, third = (Part(name, (sys.executable, "-c", WAITS)) for name in ("first", "second", "third"))
-    log = tmp_path / "parts.log"
-    with log.open("wb") as output:
-        supervisor = Supervisor([first, second], output=output)
-        running = threading.Thread(target=supervisor.run)
-        running.start()
-        try:
-            until(lambda: log.read_bytes().count(b"ready") == 2, "both run")
-            (stays,) = [life.process for life in supervisor._lives if life.part is second]
-            supervisor.run_these([second, third])
-            until(lambda: b"third  | ready" in log.read_bytes(), "the third runs")
-            until(lambda: {life.part.name for life in supervisor._lives} == {"second", "third"}, "the first has gone")
-            assert stays is not None
-            assert stays.poll() is None
-        finally:
-            supervisor.stop()
-            running.join()
+    run = supervised(WAITS, WAITS, WAITS, script=REPLACING)
+    run.has_said("ready", times=2)
+    first, second = run.children()
+    run.process.send_signal(signal.SIGUSR1)
+    run.has_said("part-2 | ready")
+    run.has_said("ended, as it is not needed any more")
+    assert is_gone(first)
+    assert not is_gone(second)
+    assert run.output.count("part-1 | ready") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
