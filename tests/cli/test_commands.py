@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import settings
 from pipeline.app import ROLES
+from pipeline.commands.parts import Role
 from tests.builders import START, form_submission, line, page_view
 from tests.cli.conftest import Run
 
@@ -75,7 +76,7 @@ def test_module_can_be_run(events: Path) -> None:
 
 def test_roles_are_the_parts() -> None:
     """`worker` knows every part of the pipeline, and no other."""
-    assert [role.value for role in cli.Role] == list(ROLES)
+    assert [role.value for role in Role] == list(ROLES)
 
 
 def test_resolve_prints_one_object(run: Run, events: Path) -> None:
@@ -178,7 +179,7 @@ def test_bug_is_not_a_users_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_settings", fail)
+    monkeypatch.setattr(settings, "load", fail)
     ended = run("config")
     assert ended.code == 1
     assert "ZeroDivisionError" in ended.err
