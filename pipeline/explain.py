@@ -11,10 +11,11 @@ from clickhouse_driver import Client
 
 from pipeline.adapters import clickhouse, event_rows
 from pipeline.core import normalise
+from pipeline.core.contacts import Contact
 from pipeline.core.events import TYPES, Event, EventId, Evidence, PortalId, Retraction, Utk
 from pipeline.core.explanation import Step, Story, Withdrawal, story
-from pipeline.core.identity import Contact, Link
 from pipeline.core.ids import ContactId
+from pipeline.core.links import Link
 from pipeline.core.timeline import Owner
 from pipeline.errors import UsageError, UserError
 from pipeline.policy_file import load_policy

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
+from pipeline.core.contacts import Contact
 from pipeline.core.events import Event
 from pipeline.core.explanation import Step, Withdrawal
-from pipeline.core.identity import Contact, Link
 from pipeline.core.ids import ContactId
+from pipeline.core.links import Link
 from pipeline.core.timeline import Owner
 from pipeline.explain import Explained, Explanation
 from pipeline.timelines import RULES

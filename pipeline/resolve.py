@@ -17,7 +17,8 @@ import msgspec
 from pipeline.core.canonical import compared_fields, compared_hash
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, EventId, Millis, PortalId, Utk
-from pipeline.core.identity import Evidence, Fold, evidence_of
+from pipeline.core.evidence import Evidence, evidence_of
+from pipeline.core.identity import Fold
 from pipeline.core.identity import fold as fold_identity
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_line

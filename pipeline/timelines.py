@@ -15,7 +15,7 @@ from clickhouse_driver import Client
 
 from pipeline.adapters import clickhouse
 from pipeline.core import normalise
-from pipeline.core.identity import Rule
+from pipeline.core.evidence import Rule
 from pipeline.core.timeline import COOKIE_BOUND, COOKIE_TEMPORARY, COOKIE_UNKNOWN
 from pipeline.errors import UsageError, UserError
 from pipeline.replay import registry

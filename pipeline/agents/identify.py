@@ -16,10 +16,12 @@ from pipeline.adapters.changelog import Output
 from pipeline.agents.harness import Effects, Fold, Part, Route, part
 from pipeline.agents.policy_mark import PolicyMark
 from pipeline.agents.sessionize import Encode
+from pipeline.core.contacts import Contact
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, trace
 from pipeline.core.events import Event, PortalId
-from pipeline.core.identity import Contact, Link, Outcome
+from pipeline.core.evidence import Outcome
 from pipeline.core.identity_live import IdentityChanges, LiveIdentities
+from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings

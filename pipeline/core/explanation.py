@@ -9,9 +9,12 @@ retracted, the retraction stands in the chain at its own time, instead of the ev
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from pipeline.core.contacts import Contact
 from pipeline.core.events import Event, EventId, Millis, PortalId, Retraction, Utk
-from pipeline.core.identity import Contact, Evidence, Fold, Link, Outcome, evidence_of
+from pipeline.core.evidence import Evidence, Outcome, evidence_of
+from pipeline.core.identity import Fold
 from pipeline.core.ids import ContactId
+from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
 from pipeline.core.retractions import retracted
 from pipeline.core.timeline import Owner, owner_of

@@ -15,10 +15,14 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.core.contacts import Contact
 from pipeline.core.copies import Trace, add_trace, merge_traces
 from pipeline.core.events import EventId, PortalId, Utk
-from pipeline.core.identity import TABLES, Contact, Evidence, Fold, K, Link, Outcome, V
+from pipeline.core.evidence import Evidence, Outcome
+from pipeline.core.identity import Fold
+from pipeline.core.identity_rules import TABLES
 from pipeline.core.ids import ContactId
+from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
 from pipeline.core.retractions import Retractions, retracted_among
 
@@ -106,17 +110,14 @@ class LiveIdentities:
         for event_id, evidence in self._evidence_now(changed):
             for component in self._place(event_id, evidence):
                 touched[id(component)] = component
-        self._fold.clear_journals()
+        fold = self._fold
+        fold.clear_journals()
         for component in touched.values():
-            component.bring_up_to_date(self._fold)
+            component.bring_up_to_date(fold)
         return IdentityChanges(
-            dict(_differences(self._fold.contacts_before, self._fold.contacts)),
-            {
-                utk: (before or (), self._fold.links.get(utk, ()))
-                for utk, before in self._fold.links_before.items()
-                if (before or ()) != self._fold.links.get(utk, ())
-            },
-            dict(_differences(self._fold.outcomes_before, self._fold.outcomes)),
+            {contact_id: now for contact_id, _, now in fold.contacts_before.changes(fold.contacts)},
+            {utk: (before or (), now or ()) for utk, before, now in fold.links_before.changes(fold.links)},
+            {event_id: now for event_id, _, now in fold.outcomes_before.changes(fold.outcomes)},
             changed,
         )
 
@@ -194,10 +195,3 @@ def _nodes(evidence: Evidence) -> Iterator[str]:
 
 def _key(evidence: Evidence) -> tuple[int, str]:
     return evidence.key
-
-
-def _differences(before: Mapping[K, V | None], now: Mapping[K, V]) -> Iterator[tuple[K, V | None]]:
-    for key, old in before.items():
-        new = now.get(key)
-        if new != old:
-            yield key, new

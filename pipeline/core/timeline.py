@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.core.events import Event, EventId, Millis, Utk
-from pipeline.core.identity import Fold, Link
+from pipeline.core.identity import Fold
 from pipeline.core.ids import ContactId
+from pipeline.core.links import Link
 
 
 class Owner(NamedTuple):

@@ -9,7 +9,7 @@ from clickhouse_driver import Client
 
 from pipeline.adapters import derived_rows
 from pipeline.adapters.avro import Registry
-from pipeline.core.identity import BY_COOKIE
+from pipeline.core.identity_rules import BY_COOKIE
 from pipeline.resolve import EventRow, Resolution
 
 EVIDENCE = ("form_submission", "email_click", "identify", "contact_import", "contact_merge")

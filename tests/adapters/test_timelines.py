@@ -9,7 +9,7 @@ import pytest
 from pipeline import output, timelines
 from pipeline.adapters import clickhouse
 from pipeline.adapters.avro import Registry
-from pipeline.core.identity import Rule
+from pipeline.core.evidence import Rule
 from pipeline.errors import UsageError, UserError
 from pipeline.resolve import Resolution
 from pipeline.settings import Settings

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, add_trace, merge, merge_traces, trace
 from pipeline.core.events import Event, EventId, PortalId, Retraction, Utk
-from pipeline.core.identity import evidence_of, fold
+from pipeline.core.evidence import evidence_of
+from pipeline.core.identity import fold
 from pipeline.core.identity_live import LiveIdentities, evidence_of_trace
 from pipeline.core.policy import (
     AnonymousContact,

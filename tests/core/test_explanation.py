@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from hypothesis import given
 
+from pipeline.core.contacts import Contact
 from pipeline.core.events import Event, PortalId, Utk
+from pipeline.core.evidence import Outcome, Rule, evidence_of
 from pipeline.core.explanation import Step, Story, Withdrawal, story
-from pipeline.core.identity import Contact, Outcome, Rule, evidence_of, fold
+from pipeline.core.identity import fold
 from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy, Rebind
 from tests.builders import START, email_click, event_id, form_submission, identify, page_view, utk

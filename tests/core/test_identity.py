@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.events import Event, PortalId
-from pipeline.core.identity import Evidence, Fold, Link, evidence_of, fold
+from pipeline.core.evidence import Evidence, evidence_of
+from pipeline.core.identity import Fold, fold
 from pipeline.core.ids import contact_id
+from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy, parse_policy
 from pipeline.core.timeline import owner_of
 from tests.builders import contact_import, email_click, event_id, form_submission, identify, page_view, utk

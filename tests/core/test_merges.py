@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipeline.core.contacts import Contact
 from pipeline.core.events import Event
-from pipeline.core.identity import Contact, Fold
+from pipeline.core.identity import Fold
 from tests.builders import contact_merge, page_view, retraction
 from tests.core.test_identity import A, B, C, call, click, folded, form, imported, links, owners, person, rules
 
