@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
+from clickhouse_driver import Client
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, but left out of __all__
 
 from pipeline import record
-from pipeline.adapters import kafka
+from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS, load_topics
 from pipeline.adapters.patience import StoppedError
@@ -106,6 +108,31 @@ def _ends(settings: Settings, topics: Sequence[str]) -> tuple[Consumer, list[tup
     admin = kafka.admin(settings)
     answers = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=10)  # type: ignore[no-untyped-call]
     return kafka.consumer(settings, record.PART), [(place, answer.result().offset) for place, answer in answers.items()]
+
+
+def ask(settings: Settings, query: str) -> list[tuple[Any, ...]]:
+    client: Client = clickhouse.connect(settings)
+    rows: list[tuple[Any, ...]] = client.execute(query)
+    client.disconnect()
+    return rows
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def until_ended(recorder: Recorder) -> None:
+    def is_closed() -> bool:
+        try:
+            recorder._consumer.assignment()
+        except RuntimeError:
+            return True
+        return False
+
+    until(is_closed)
 
 
 class Gate:

@@ -46,11 +46,6 @@ def client(settings: Settings) -> Iterator[Client]:
     client.disconnect()
 
 
-@pytest.fixture(scope="module")
-def registry() -> Registry:
-    return Registry(Settings())
-
-
 def arrive(client: Client, registry: Registry, events: Iterable[Event], check: int = 1) -> list[event_copies.Published]:
     """Inserts the events as `record` does and settles their copies and retractions; what was published on the way."""
     by_type: dict[str, list[Event]] = defaultdict(list)

@@ -1,0 +1,50 @@
+"""When `record` writes what it holds, and what it forgets."""
+
+from typing import Any
+
+from pipeline.adapters.pending import FLUSH_BYTES, FLUSH_ROWS, Pending
+
+
+class Message:
+    """As much of Kafka's message as `Pending` looks at."""
+
+    def __init__(self, topic: str, partition: int, size: int = 10) -> None:
+        self._place, self._size = (topic, partition), size
+
+    def topic(self) -> str:
+        return self._place[0]
+
+    def partition(self) -> int:
+        return self._place[1]
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def pending(*messages: Any, at: float) -> Pending:
+    pending = Pending()
+    pending.add(messages, at)
+    return pending
+
+
+def test_a_flush_is_due_a_quarter_of_a_second_after_the_first_record() -> None:
+    some = pending(Message("a", 0), at=100.0)
+    some.add([Message("a", 0)], 100.2)  # type: ignore[list-item]
+    assert (some.is_due(100.24), some.is_due(100.25), pending(at=0.0).is_due(1_000.0)) == (False, True, False)
+
+
+def test_a_flush_is_due_when_the_records_are_many_or_large() -> None:
+    many = pending(*[Message("a", 0)] * FLUSH_ROWS, at=100.0)
+    large = pending(Message("a", 0, size=FLUSH_BYTES), at=100.0)
+    assert (many.is_due(100.0), large.is_due(100.0)) == (True, True)
+
+
+def test_records_of_a_lost_partition_are_forgotten() -> None:
+    some = pending(Message("a", 0), Message("a", 1), Message("b", 0), at=100.0)
+    some.drop({("a", 0)})
+    assert (some.rows, some.bytes, some.since, {name: len(messages) for name, messages in some.messages.items()}) == (
+        2,
+        20,
+        100.0,
+        {"a": 1, "b": 1},
+    )

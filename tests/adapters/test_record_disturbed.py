@@ -1,0 +1,161 @@
+"""`record` when something dies, goes away or is lost: nothing is recorded twice, and nothing is passed over without a word."""
+
+import time
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from pipeline import record
+from pipeline.adapters import kafka
+from pipeline.adapters.avro import Registry, UnreadableError
+from pipeline.adapters.deleted import DeletedError, MadeAnewError
+from pipeline.errors import UserError
+from pipeline.record import Recorder
+from pipeline.settings import Settings, Worker
+from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
+from tests.builders import email_click, page_view
+
+
+def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:
+    events = [page_view(1), page_view(1, title="T"), page_view(2, utk="b"), email_click(3, utk=None), email_click(3)]
+
+    def crash(recorder: Recorder) -> None:
+        def commit() -> None:
+            raise RuntimeError("crashed")
+
+        recorder._commit = commit  # type: ignore[method-assign]
+
+    publish(ready, raw(registry, *events))
+    with pytest.raises(RuntimeError, match="crashed"), recording(ready, crash) as recorder:  # noqa: PT012
+        wait_for_events(recorder, len(events))
+        time.sleep(1)
+    first = ask(ready, "SELECT * FROM events ORDER BY ALL")
+    with recording(ready):
+        caught_up(ready)
+    assert ask(ready, "SELECT * FROM events ORDER BY ALL") == first
+    assert ask(ready, "SELECT count(), countIf(title = 'T'), countIf(utk IS NULL) FROM events") == [(3, 1, 0)]
+
+
+def wait_for_events(recorder: Recorder, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while recorder.health_file.health.events < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_while_clickhouse_is_away_nothing_is_lost_and_the_group_is_not_left(ready: Settings, registry: Registry) -> None:
+    gate = Gate(ready.clickhouse.host, ready.clickhouse.port)
+    gate.open()
+    through = ready.model_copy(update={"clickhouse": ready.clickhouse.model_copy(update={"port": gate.port})})
+    with recording(through) as recorder:
+        publish(ready, raw(registry, page_view(1)))
+        caught_up(ready)
+        gate.shut()
+        publish(ready, raw(registry, page_view(2), page_view(3, utk="b")))
+        time.sleep(3)
+        assert recorder._consumer.assignment()
+        gate.open()
+        caught_up(ready)
+    assert ask(ready, "SELECT count() FROM events") == [(3,)]
+
+
+def test_a_stop_while_clickhouse_is_away_is_quick_and_commits_nothing(ready: Settings, registry: Registry) -> None:
+    gate = Gate(ready.clickhouse.host, ready.clickhouse.port)
+    gate.open()
+    through = ready.model_copy(update={"clickhouse": ready.clickhouse.model_copy(update={"port": gate.port})})
+    with recording(through):
+        publish(ready, raw(registry, page_view(1)))
+        caught_up(ready)
+        gate.shut()
+        publish(ready, raw(registry, page_view(2)))
+        time.sleep(1)
+        stopping_at = time.monotonic()
+    assert time.monotonic() - stopping_at < 10
+    with recording(ready):
+        caught_up(ready)
+    assert ask(ready, "SELECT count() FROM events") == [(2,)]
+
+
+def test_two_recorders_share_the_work_and_one_takes_over(ready: Settings, registry: Registry) -> None:
+    events = [page_view(number, utk=f"cookie-{number}") for number in range(2_000)]
+    records = raw(registry, *events)
+    with recording(ready):
+        publish(ready, records[:1_000])
+        with recording(ready) as second:
+            deadline = time.monotonic() + 30
+            while not second._consumer.assignment() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            publish(ready, records[500:1_500])
+            caught_up(ready)
+        publish(ready, records[1_500:])
+        caught_up(ready)
+    assert ask(ready, "SELECT count(), uniqExact(event_id) FROM events") == [(2_000, 2_000)]
+
+
+def test_a_derived_record_that_cannot_be_read_is_a_bug_and_ends_the_process(ready: Settings) -> None:
+    publish(ready, [("sessions", b"1|a|b", b"\x00\x00\x00\x00\x07damaged")])
+    with pytest.raises(UnreadableError), recording(ready) as recorder:
+        until_ended(recorder)
+
+
+def test_records_that_were_deleted_unread_stop_us_until_that_is_allowed(ready: Settings, registry: Registry) -> None:
+    """Nothing is skipped without a word, neither at the start nor while we are behind."""
+    topic = commit(ready, "page-views", 0)
+    publish(ready, raw(registry, *(page_view(number) for number in range(5))))
+    partition = next(place.partition for place in ends(ready, topic) if place.offset == 5)
+    delete_before(ready, TopicPartition(topic, partition, 3))
+    with pytest.raises(DeletedError, match=r"3 records were deleted .* offsets 0 to 2"), recording(ready) as recorder:
+        until_ended(recorder)
+    assert ask(ready, "SELECT count() FROM events") == [(0,)]
+    skipping = ready.model_copy(update={"worker": Worker(deleted_records="skip")})
+    with recording(skipping):
+        caught_up(skipping)
+    assert ask(ready, "SELECT count() FROM events") == [(2,)]
+
+
+def test_a_raw_topic_that_was_made_anew_is_recorded_from_its_beginning(ready: Settings, registry: Registry) -> None:
+    commit(ready, "page-views", 1_000)
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready):
+        until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
+
+
+def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
+    """Its rows would have smaller versions than those that are there, and never be seen."""
+    commit(ready, "sessions", 1_000)
+    with pytest.raises(MadeAnewError, match=r"sessions\[.\] ends at offset 0, and record has come to 1,000"), recording(ready) as recorder:
+        until_ended(recorder)
+
+
+def test_a_recorder_whose_name_another_has_taken_ends(ready: Settings) -> None:
+    """Kafka's client is dead then and says nothing more: waiting would be for ever."""
+    named = ready.model_copy(update={"worker": Worker(instance="a")})
+    with pytest.raises(UserError, match=r"ended our membership of the group.*worker.instance \('a'\)"), recording(named) as first:
+        until_another_ends(first, named)
+
+
+def commit(settings: Settings, topic: str, offset: int) -> str:
+    """As if the group had recorded so much of every partition; the topic as Kafka knows it."""
+    consumer = kafka.consumer(settings, record.PART)
+    name = kafka.topic_name(settings, topic)
+    consumer.commit(offsets=[TopicPartition(name, number, offset) for number in range(6)], asynchronous=False)
+    consumer.close()
+    return name
+
+
+def ends(settings: Settings, topic: str) -> list[TopicPartition]:
+    consumer = kafka.consumer(settings)
+    found = [TopicPartition(topic, number, consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1]) for number in range(6)]
+    consumer.close()
+    return found
+
+
+def delete_before(settings: Settings, place: TopicPartition) -> None:
+    admin = kafka.admin(settings)
+    admin.delete_records([place])[place].result(timeout=30)
+
+
+def until_another_ends(first: Recorder, settings: Settings) -> None:
+    """By beginning under its name."""
+    until(first._consumer.assignment)
+    with recording(settings):
+        until_ended(first)
