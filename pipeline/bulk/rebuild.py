@@ -24,7 +24,7 @@ from pipeline.bulk.crew import Crew, Unit, crew
 from pipeline.bulk.meaning import identify_partition, sessionize_partition
 from pipeline.bulk.neighbours import ends, neighbours
 from pipeline.bulk.reading import COPIES, Read, read_copies, read_partition, take_letters
-from pipeline.bulk.workspace import Place, Plan, opened
+from pipeline.bulk.workspace import Place, Plan, check_places, opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.record import PART as RECORD
@@ -46,6 +46,8 @@ def rebuild(
     with the same arguments: killed, it goes on. What it keeps on disk for that, `workspace.forget` removes. UserError if the
     installation is not empty, or something outside must change.
     """
+    check_places(start or {}, until)
+    _refuse_beyond(settings, until)
     with opened(settings, policy, start or {}, until) as plan:
         done = _Done(progress)
         with crew(plan, done.add) as workers:
