@@ -91,12 +91,10 @@ def compared_hash(event: Event) -> bytes:
 def compared(event: Event) -> tuple[dict[str, Any], bytes]:
     """`compared_fields` and `compared_hash` at once."""
     present = _present(event, _COMPARED[type(event)])
+    digest = sha256(_canonical(present)).digest()
     if "fields" in present:
-        digest = sha256(_canonical(dict(present))).digest()
         present["fields"] = tuple(sorted(present["fields"], key=lambda pair: pair[0]))
-        return present, digest
-    canonical = _canonical(dict(present)) if "properties" in present else _canonical(present)
-    return present, sha256(canonical).digest()
+    return present, digest
 
 
 def whole_hash(event: Event) -> bytes:
@@ -115,9 +113,9 @@ def _canonical(present: dict[str, Any]) -> bytes:
     if present["portal_id"] >= _EXACT_DOUBLES or (properties is not None and not _is_canonical(properties)):
         return _as_doubles(present)
     if properties is not None:
-        present["properties"] = orjson.Fragment(properties)
+        present = present | {"properties": orjson.Fragment(properties)}
     if fields is not None:
-        present["fields"] = _object_of(fields)
+        present = present | {"fields": _object_of(fields)}
     return orjson.dumps(present)
 
 
@@ -142,9 +140,9 @@ def _object_of(fields: tuple[tuple[str, str], ...]) -> dict[str, str | list[str]
 def _as_doubles(present: dict[str, Any]) -> bytes:
     """RFC 8785 JSON by the book, for numbers that a double does not hold exactly or that JavaScript writes its own way."""
     if "properties" in present:
-        present["properties"] = orjson.loads(present["properties"])
+        present = present | {"properties": orjson.loads(present["properties"])}
     if "fields" in present:
-        present["fields"] = _object_of(present["fields"])
+        present = present | {"fields": _object_of(present["fields"])}
     return rfc8785.dumps(_double(present))
 
 
