@@ -105,7 +105,7 @@ def letters(settings: Settings, which: Which) -> Iterator[Letter]:
 
     One thing may have several letters: two generations refuse it at the same moment, or `record` does so again after a crash.
     """
-    done = {_id(letter) for letter in _read(settings) if letter.said.is_mark}
+    done = {_id(letter) for letter in _read(settings) if letter.said.is_mark}  # marks come after their letters, which do not all fit here
     for letter in _read(settings):
         if not letter.said.is_mark and which.holds(letter) and (id_ := _id(letter)) not in done:
             done.add(id_)

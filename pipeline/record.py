@@ -205,18 +205,18 @@ class Recorder:
         """Pending records into their tables; refused ones among the dead letters."""
         if not self._pending.rows:
             return
-        events, refused, astray = self._clickhouse.call(self._insert)
-        self._ceiling.check(events, [refusal for _, refusal in refused])
-        for message, refusal in self._unburied(refused):
+        inserted = self._clickhouse.call(self._insert)
+        self._ceiling.check(inserted.events, [refusal for _, refusal in inserted.refused])
+        for message, refusal in self._unburied(inserted.refused):
             self._bury(message, refusal)
-        self._publish(astray)
+        self._publish(inserted.astray)
         for (topic, partition), offset in self._pending.ends().items():
             self._written[topic, partition] = offset
         self._pending.clear()
-        self._unchecked += events
-        self.health_file.health.add(events=events, refused=len(refused))
+        self._unchecked += inserted.events
+        self.health_file.health.add(events=inserted.events, refused=len(inserted.refused))
 
-    def _insert(self, client: Client) -> "Inserted":
+    def _insert(self, client: Client) -> Inserted:
         """Everything that is pending."""
         done = Inserted(0, [], [])
         for name, messages in self._pending.messages.items():
@@ -227,11 +227,11 @@ class Recorder:
             elif topic == dead_letters.TOPIC:
                 failed_rows.insert(client, [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages])  # type: ignore[arg-type]
             else:
-                events, refused, astray = self._insert_events(client, topic, messages)
-                done = Inserted(done.events + events, done.refused + refused, done.astray + astray)
+                also = self._insert_events(client, topic, messages)
+                done = Inserted(done.events + also.events, done.refused + also.refused, done.astray + also.astray)
         return done
 
-    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> "Inserted":
+    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> Inserted:
         keys, values = [message.key() for message in messages], [message.value() for message in messages]
         decoded = self._registry.decode_events(values, topic)
         partitions = [message.partition() for message in messages]

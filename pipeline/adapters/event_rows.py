@@ -14,8 +14,6 @@ from pipeline.core.events import TYPES, Event, EventId, PortalId, Utk
 
 MERGED = 1
 """`copy` of the row that several copies of an event say together."""
-ARRIVING = 0
-"""`copy` of a row whose hash ClickHouse has yet to compute."""
 
 SWITCHES = frozenset({"new_browser_session", "bot", "create_new_contact", "use_cookie"})
 TIMES = frozenset({"occurred_at", "received_at"})

@@ -138,8 +138,3 @@ def is_activity(event: Event) -> bool:
 def matters_to_identity(event: Event) -> bool:
     """Whether the fold of a portal must see the event: evidence, and what may retract it."""
     return isinstance(event, Evidence | Retraction)
-
-
-def is_evidence(event: Event) -> bool:
-    """Whether the event says something about who somebody is (spec: identity.md)."""
-    return isinstance(event, Evidence)
