@@ -11,10 +11,8 @@ import msgspec
 
 from pipeline import catching_up
 from pipeline.adapters import clickhouse
-from pipeline.errors import UserError
 from pipeline.replay import registry, views
 from pipeline.replay.changes import EXAMPLES, KINDS, TIMES, Changes, Example, Group, Kind
-from pipeline.replay.registry import State
 from pipeline.settings import Settings
 
 _SPILLING = {"max_bytes_before_external_group_by": 500_000_000, "max_threads": 2}
@@ -35,11 +33,7 @@ class Diff(msgspec.Struct, frozen=True):
 def diff(settings: Settings, number: int | None = None) -> Diff:
     """To generation `number`, or the newest other one. UserError if there is none, or it is not built yet."""
     generations = registry.read(settings)
-    other = generations.of(generations.newest_other if number is None else number)
-    if other.number == generations.live:
-        raise UserError(f"readers see generation {other.number}: there is nothing to compare it with. Name another one.")
-    if other.state is not State.FOLLOWING:
-        raise UserError(f"generation {other.number} is {other.state}: only one that has been rebuilt can be compared")
+    other = generations.other(number, "compared")
     pair = (generations.of(generations.live), other)
     late = {each.number: catching_up.wait(registry.settings_of(settings, each), 0) for each in pair}
     views.prepare(settings, [each.number for each in pair])

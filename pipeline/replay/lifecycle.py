@@ -32,11 +32,7 @@ def switch(settings: Settings, number: int | None, wait_s: float) -> int:
     UserError if it has not, is not built, or is what readers see already.
     """
     generations = registry.read(settings)
-    wanted = generations.of(generations.newest_other if number is None else number)
-    if wanted.number == generations.live:
-        raise UserError(f"readers see generation {wanted.number} already")
-    if wanted.state is not State.FOLLOWING:
-        raise UserError(f"generation {wanted.number} is {wanted.state}: only one that has been rebuilt can be switched to")
+    wanted = generations.other(number, "switched to")
     behind = catching_up.wait(registry.settings_of(settings, wanted), wait_s)
     if behind:
         raise UserError(

@@ -144,6 +144,15 @@ class Generations(msgspec.Struct, frozen=True):
             raise UserError("there is no other generation that has been rebuilt: begin with `replay start`")
         return max(others)
 
+    def other(self, number: int | None, wanted_for: str) -> Generation:
+        """Generation `number`, or the newest other one: rebuilt, and not what readers see. UserError if there is none."""
+        found = self.of(self.newest_other if number is None else number)
+        if found.number == self.live:
+            raise UserError(f"readers see generation {found.number} already: name another one")
+        if found.state is not State.FOLLOWING:
+            raise UserError(f"generation {found.number} is {found.state}: only one that has been rebuilt can be {wanted_for}")
+        return found
+
     def of(self, number: int) -> Generation:
         """UserError if there is none, or not any more."""
         for generation in self.existing:

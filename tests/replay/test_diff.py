@@ -79,7 +79,7 @@ def test_what_cannot_be_compared(settings: Settings) -> None:
     built(settings, 1)
     with pytest.raises(UserError, match="there is no other generation that has been rebuilt: begin with `replay start`"):
         diff(settings)
-    with pytest.raises(UserError, match="nothing to compare it with"):
+    with pytest.raises(UserError, match="readers see generation 1 already: name another one"):
         diff(settings, 1)
 
 
