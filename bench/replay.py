@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from bench import usage
-from bench.__main__ import rows_of_views
+from bench.runs import Cookies, Directory, Events, Json, Seed, arrived
 from bench.traffic import Traffic
 from infra.demo.stage import Stage, stage
 from pipeline import logs, output
@@ -30,7 +29,6 @@ from pipeline.bulk.neighbours import ends
 from pipeline.bulk.rebuild import rebuild
 from pipeline.cli import end, guarded
 from pipeline.core.policy import Policy
-from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.settings import Log
 
@@ -55,11 +53,11 @@ class Result:
 
 @app.command()
 def bench(
-    events: Annotated[int, typer.Option(min=1, help="Events to generate.")] = 1_000_000,
-    cookies: Annotated[int, typer.Option(min=1, help="Cookies that they belong to.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
-    directory: Annotated[Path | None, typer.Option(help="Where servers and events go; otherwise a temporary directory.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    events: Events = 1_000_000,
+    cookies: Cookies = 100_000,
+    seed: Seed = 1,
+    directory: Directory = None,
+    json: Json = False,
 ) -> None:
     """Measure the bulk rebuild on this machine. Its stages and their times are logged."""
     logs.configure(Log(level="info"))
@@ -81,9 +79,7 @@ def measure(traffic: Traffic, scratch: Path) -> Result:
             rebuild(ready.settings, Policy(), until, lambda *_: None)
         seconds = time.monotonic() - began
         used = {name: after - before[name] for name, after in _cpu(ready).items()}
-        rows = rows_of_views(ready)
-    if rows["events"] != traffic.events:
-        raise UserError(f"published {traffic.events} events, ClickHouse shows {rows['events']}")
+        rows = arrived(ready, traffic)
     cores = os.cpu_count() or 1
     return Result(traffic.events, traffic.cookies, cores, seconds, traffic.events / seconds, used, max(peak) / 1e6, rows)
 
