@@ -12,9 +12,9 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.edge.deciding import hit_like, json_values
 from tests.edge.running import ORIGIN, PERSON, SITE, Running
 from tests.edge.test_collector import shared, view
-from tests.edge.test_core import hit_like, json_values
 
 __all__ = ["shared"]
 
