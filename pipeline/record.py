@@ -1,6 +1,6 @@
 """`record`: whatever is in the topics becomes rows of ClickHouse. A plain consumer, large inserts, no state but the group's offsets.
 
-    raw topics      ->  decoded  ->  event rows, one INSERT per type
+    raw topics      ->  decoded  ->  event rows
                     ->  refused  ->  dead-letters
                     ->  under a key that is not their cookie's  ->  event-copies
     derived topics  ->  session, contact, link and owner rows
@@ -191,7 +191,8 @@ class Recorder:
     # Writing
 
     def _write_if_due(self) -> None:
-        if self._pending.is_due(time.monotonic()):
+        began = time.monotonic()
+        if self._pending.is_due(began):
             under_load = self._pending.is_full()
             self._write()
             if under_load and self._may_check_later():
@@ -200,6 +201,7 @@ class Recorder:
             return
         self._settle()
         self._commit()
+        self._pending.took(time.monotonic() - began)
 
     def _write(self) -> None:
         """Pending records into their tables; refused ones among the dead letters."""
@@ -217,8 +219,9 @@ class Recorder:
         self.health_file.health.add(events=inserted.events, refused=len(inserted.refused))
 
     def _insert(self, client: Client) -> Inserted:
-        """Everything that is pending."""
+        """Everything that is pending; events of all types in one INSERT, since each costs ClickHouse tens of milliseconds."""
         done = Inserted(0, [], [])
+        blocks: list[event_rows.Columns] = []
         for name, messages in self._pending.messages.items():
             topic = self._logical[name]
             if topic in derived_rows.TABLES:
@@ -227,18 +230,21 @@ class Recorder:
             elif topic == dead_letters.TOPIC:
                 failed_rows.insert(client, [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages])  # type: ignore[arg-type]
             else:
-                also = self._insert_events(client, topic, messages)
+                also = self._decode_events(topic, messages, blocks)
                 done = Inserted(done.events + also.events, done.refused + also.refused, done.astray + also.astray)
+        if blocks:
+            event_rows.insert(client, event_rows.together(blocks))
         return done
 
-    def _insert_events(self, client: Client, topic: str, messages: list[Message]) -> Inserted:
+    def _decode_events(self, topic: str, messages: list[Message], blocks: list[event_rows.Columns]) -> Inserted:
+        """Adds what is to be inserted to `blocks`."""
         keys, values = [message.key() for message in messages], [message.value() for message in messages]
         decoded = self._registry.decode_events(values, topic)
         partitions = [message.partition() for message in messages]
         offsets = [message.offset() for message in messages]
         for batch in decoded.batches:
             places = [partitions[at] for at in batch.rows], [offsets[at] for at in batch.rows]
-            event_rows.insert(client, event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
+            blocks.append(event_rows.arrivals(batch, *places, check=self._check))  # type: ignore[arg-type]
         refused = [(messages[at], refusal) for at, refusal in decoded.refused]
         strays = [event for batch in decoded.batches for event in astray(batch, keys, values)]
         return Inserted(len(messages) - len(refused), refused, strays)

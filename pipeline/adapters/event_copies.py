@@ -2,9 +2,11 @@
 
 Every copy is a row of its own, inserted before this looks. Of an event with n different copies:
 
-    copies that others need to see         ->  `event-copies`, `identity-evidence`   (flushed first)
-    copies that contradict the others      ->  `failed_rows`, version n
-    the copies, hidden; the merged event   ->  `event_rows`, version n               (last: it says that all is done)
+    copies that others have yet to see           ->  `event-copies`, `identity-evidence`   (flushed first)
+    copies that contradict the others            ->  `failed_rows`, version n
+    new copies, hidden; the merged event         ->  `event_rows`, version n               (last: it says that all is done)
+
+A copy is new until it is hidden. A producer that gives one id to all its events makes thousands of copies of one: each is told once.
 
 All is a function of the set of copies, and a larger set has the higher version. So processes that do this at the same time, or again
 after a crash, end with the same rows: whoever inserts last sees every copy. The merged row lives under the cookie that the copies
@@ -53,6 +55,11 @@ class Told(NamedTuple):
 
     copies: list[Copy]
     merged_version: int
+    hidden: frozenset[int]
+    """Which of the copies were hidden: others have seen them."""
+
+    def is_new(self, copy: Copy) -> bool:
+        return copy.copy not in self.hidden
 
 
 def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
@@ -70,59 +77,78 @@ def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, 
     settled = 0
     for start in range(0, len(hashes), EVENTS_AT_ONCE):
         events = told(client, hashes[start : start + EVENTS_AT_ONCE])
-        unsettled = [event.copies for event in events if event.merged_version < len(event.copies)]
+        unsettled = [event for event in events if event.merged_version < len(event.copies)]
         _settle(client, unsettled, encode, publish)
         settled += len(unsettled)
     return settled
 
 
-def elsewhere(copies: Sequence[Copy], encode: Encode) -> list[Published]:
-    """The copies of one event that sessions or identity would not see: under another cookie, or of a type that `identify` does not read."""
+def elsewhere(event: Told, encode: Encode) -> list[Published]:
+    """The copies that sessions or identity would not see: under another cookie, or of a type that `identify` does not read.
+
+    Every new copy for every cookie, and the others for the cookies that are new.
+    """
+    copies = event.copies
+    seen = {copy.event.utk for copy in copies if not event.is_new(copy)}
     utks = sorted({copy.event.utk for copy in copies if copy.event.utk})
-    published = [Published("event-copies", utk.encode(), encode(copy.event)) for utk in utks for copy in copies if copy.event.utk != utk]
+    published = [
+        Published("event-copies", utk.encode(), encode(copy.event))
+        for utk in utks
+        for copy in copies
+        if copy.event.utk != utk and (event.is_new(copy) or utk not in seen)
+    ]
     if any(matters_to_identity(copy.event) for copy in copies):
+        were_there = any(matters_to_identity(copy.event) for copy in copies if not event.is_new(copy))
         portal = str(copies[0].event.portal_id).encode()
-        published += [Published("identity-evidence", portal, encode(copy.event)) for copy in copies if not matters_to_identity(copy.event)]
+        published += [
+            Published("identity-evidence", portal, encode(copy.event))
+            for copy in copies
+            if not matters_to_identity(copy.event) and (event.is_new(copy) or not were_there)
+        ]
     return published
 
 
-def settled_rows(copies: Sequence[Copy], merged: Event) -> list[Row]:
+def settled_rows(event: Told, merged: Event) -> list[Row]:
     """The rows that make readers see the merged event, and nothing else of these copies."""
+    copies = event.copies
     version = len(copies)
-    rows = [_row(copy.event, copy.copy, version, hidden=True, place=copy.place) for copy in copies]
+    rows = [_row(copy.event, copy.copy, version, hidden=True, place=copy.place) for copy in copies if event.is_new(copy)]
     rows.append(_row(merged, MERGED, version, hidden=False, place=copies[0].place))
     others: set[Utk | None] = {copy.event.utk for copy in copies} - {merged.utk}
     rows += [Row(merged.portal_id, utk, merged.event_id, MERGED, version, None, hidden=True) for utk in others]
     return rows
 
 
-def _settle(client: Client, events: Sequence[list[Copy]], encode: Encode, publish: Publish) -> None:
+def _settle(client: Client, events: Sequence[Told], encode: Encode, publish: Publish) -> None:
     if not events:
         return
-    publish(published for copies in events for published in elsewhere(copies, encode))
+    publish(published for event in events for published in elsewhere(event, encode))
     failed = []
     rows = []
-    for copies in events:
+    for event in events:
+        copies = event.copies
         merged, conflicts = merge([copy.event for copy in copies])
-        contradict = {id(event) for event in conflicts}
+        contradict = {id(conflict) for conflict in conflicts}
         for copy in copies:
             detail = conflict_detail(merged, copy.event) if id(copy.event) in contradict else None
             failed.append(failed_rows.conflict(copy, encode(copy.event), len(copies), detail))
-        rows += settled_rows(copies, merged)
+        rows += settled_rows(event, merged)
     failed_rows.insert(client, failed)
     event_rows.insert(client, event_rows.rows(rows))
 
 
 def told(client: Client, hashes: Sequence[int]) -> list[Told]:
-    """The events with these hashes. A copy that was hidden since has two rows, which say the same."""
-    events: dict[tuple[Any, Any], tuple[dict[int, Copy], int]] = {}
+    """The events with these hashes. A copy that was hidden since has two rows, which say the same, the later one with a version above 1."""
+    events: dict[tuple[Any, Any], tuple[dict[int, Copy], dict[int, int]]] = {}
     for portal, event_id, copy, version, partition, offset, *values in client.execute(_COPIES, {"hashes": tuple(hashes)}):
-        copies, merged_version = events.setdefault((portal, event_id), ({}, 0))
-        if copy == MERGED:
-            events[portal, event_id] = copies, max(merged_version, version)
-        else:
+        copies, versions = events.setdefault((portal, event_id), ({}, {}))
+        versions[copy] = max(versions.get(copy, 0), version)
+        if copy != MERGED:
             copies[copy] = Copy(event_rows.event(values), copy, (partition, offset))
-    return [Told([copies[copy] for copy in sorted(copies)], version) for copies, version in events.values()]
+    return [
+        Told([copies[copy] for copy in sorted(copies)], versions.pop(MERGED, 0), frozenset(copy for copy in copies if versions[copy] > 1))
+        for copies, versions in events.values()
+    ]
 
 
 def _row(event: Event, copy: int, version: int, *, hidden: bool, place: tuple[int, int]) -> Row:

@@ -4,7 +4,8 @@ A row has the fields of all types. An absent text is empty, an absent time 0 (19
 empty list: none of these is a value that an event can have, but for switches, whose type says whether they mean anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from clickhouse_driver import Client
@@ -62,6 +63,14 @@ def arrivals(batch: EventColumns, partitions: Sequence[int], offsets: Sequence[i
     return columns
 
 
+def together(blocks: Sequence[Columns]) -> Columns:
+    """One block of several of arrivals."""
+    if len(blocks) == 1:
+        return blocks[0]
+    names = dict.fromkeys(name for block in blocks for name in block)
+    return {name: [value for block in blocks for value in _column(name, block)] for name in names}
+
+
 def rows(written: Sequence[Row]) -> Columns:
     """The block for rows that are no arrivals."""
     columns: Columns = {name: _present(name, [getattr(row.event, name, None) for row in written]) for name in FIELDS}
@@ -98,9 +107,17 @@ def events(client: Client, portal: PortalId, condition: str, **parameters: objec
     return [event(row) for row in client.execute(query, {"portal": portal, **parameters})]
 
 
+def _column(name: str, block: Columns) -> Iterable[Any]:
+    return block[name] if name in block else repeat(_absent(name), len(block["type"]))
+
+
 def _present(name: str, values: Sequence[Any]) -> Sequence[Any]:
-    absent: Any = [] if name == PAIRS else 0 if name in SWITCHES or name in TIMES or name == "portal_id" else ""
+    absent = _absent(name)
     return [value or absent for value in values]
+
+
+def _absent(name: str) -> Any:
+    return [] if name == PAIRS else 0 if name in SWITCHES or name in TIMES or name == "portal_id" else ""
 
 
 def _value(name: str, row: Mapping[str, Any]) -> Any:

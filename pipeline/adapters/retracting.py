@@ -3,20 +3,24 @@
 A retraction names an event id, and only here it is known where that event lies. Looks, after the arrivals of `check` were inserted, which
 of them retract or are retracted; everything that hangs together with them through retractions is decided together:
 
-    all copies of the retractions, for every cookie among the events     ->  `event-copies`   (flushed first)
-    for each event whether it is retracted, and by which, version n      ->  `retracted_rows` (last: it says that all is done)
+    the retractions that decide about an event, in all their copies, for its cookies  ->  `event-copies`   (flushed first)
+    for each event whether it is retracted, and by which, version n                   ->  `retracted_rows` (last: all is done)
 
-n is the number of different copies that are known of all these events. As with copies of one event (event_copies.py) all is a function of a
-set that only grows: whoever inserts last, the event or the retraction, sees both, and the larger set has the higher version.
+A retraction decides about the event that it names, and about what that one retracts, and so on. n is the number of different copies that
+are known of an event and of all that decides about it; where it is written already, nothing is left to do. As with copies of one
+event (event_copies.py) all is a function of a set that only grows: whoever inserts last, the event or the retraction, sees both, and the
+larger set has the higher version.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from clickhouse_driver import Client
 
 from pipeline.adapters.event_copies import EVENTS_AT_ONCE, Encode, Publish, Published, Told, told
 from pipeline.core.copies import merge
-from pipeline.core.events import EventId, PortalId, Retraction
+from pipeline.core.events import Event, EventId, PortalId, Retraction
 from pipeline.core.retractions import retracted
 
 _CONCERNED = """
@@ -24,8 +28,13 @@ SELECT DISTINCT id_hash FROM retraction_pairs WHERE id_hash IN (SELECT id_hash F
 """
 _ALL_CONCERNED = "SELECT DISTINCT id_hash FROM retraction_pairs"
 _BESIDE = "SELECT DISTINCT beside FROM retraction_pairs WHERE id_hash IN %(hashes)s"
+_VERSIONS = """
+SELECT portal_id, event_id, max(version) FROM retracted_rows WHERE (portal_id, utk, event_id) IN %(places)s GROUP BY portal_id, event_id
+"""
 _COLUMNS = ("portal_id", "utk", "event_id", "retracted", "retracted_by", "version")
 
+T = TypeVar("T")
+Id = tuple[PortalId, EventId]
 Row = tuple[int, str, str, int, str | None, int]
 """The values of `_COLUMNS`."""
 
@@ -44,54 +53,76 @@ def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, 
     settled = 0
     for some in _chunks([id_hash for (id_hash,) in found]):
         events = [event for hashes in _chunks(_closure(client, some)) for event in told(client, hashes)]
-        groups = list(connected(events))
-        publish(record for group in groups for record in for_cookies(group, encode))
-        rows = [row for group in groups for row in marks(group)]
+        known = {id_: version for hashes in _chunks(events) for id_, version in _versions(client, hashes).items()}
+        verdicts = [verdict for verdict in judged(events) if known.get(_id(verdict.event), 0) < verdict.version]
+        publish(dict.fromkeys(record for verdict in verdicts for record in verdict.for_cookies(encode)))
+        rows = [row for verdict in verdicts for row in verdict.rows()]
         if rows:
             client.execute(f"INSERT INTO retracted_rows ({', '.join(_COLUMNS)}) VALUES", rows)
-        settled += len(events)
+        settled += len(verdicts)
     return settled
 
 
-def connected(events: Iterable[Told]) -> Iterator[list[Told]]:
-    """The events that hang together through retractions, in any of their copies."""
-    by_id = {_id(event): event for event in events}
-    beside: dict[tuple[PortalId, EventId], set[tuple[PortalId, EventId]]] = {id_: set() for id_ in by_id}
-    for id_, event in by_id.items():
-        for copy in event.copies:
-            if isinstance(copy.event, Retraction) and (target := (id_[0], copy.event.retracts)) in by_id:
-                beside[id_].add(target)
-                beside[target].add(id_)
-    while beside:
-        ahead, group = [next(iter(beside))], []
-        while ahead:
-            if (id_ := ahead.pop()) in beside:
-                group.append(by_id[id_])
-                ahead += beside.pop(id_)
-        yield group
+class Verdict(NamedTuple):
+    """Whether an event is retracted, and by which retraction; `deciding` are all that have a say in it, in any of their copies."""
+
+    event: Told
+    merged: Event
+    by: EventId | None
+    deciding: Sequence[Told]
+
+    @property
+    def version(self) -> int:
+        return len(self.event.copies) + sum(len(retraction.copies) for retraction in self.deciding)
+
+    def for_cookies(self, encode: Encode) -> Iterator[Published]:
+        """The deciding retractions, in all their copies, for each cookie of the event."""
+        for utk in sorted({copy.event.utk for copy in self.event.copies if copy.event.utk}):
+            yield from (
+                Published("event-copies", utk.encode(), encode(copy.event))
+                for retraction in self.deciding
+                for copy in retraction.copies
+                if copy.event.utk != utk
+            )
+
+    def rows(self) -> Iterator[Row]:
+        """One for each place of the event."""
+        for utk in sorted({copy.event.utk or "" for copy in self.event.copies} | {self.merged.utk or ""}):
+            yield self.merged.portal_id, utk, self.merged.event_id, int(self.by is not None), self.by, self.version
 
 
-def for_cookies(group: Sequence[Told], encode: Encode) -> Iterator[Published]:
-    """The retractions among the events, in all their copies, for each cookie among the events."""
-    cookies = sorted({copy.event.utk for event in group for copy in event.copies if copy.event.utk})
-    deciding = [event for event in group if any(isinstance(copy.event, Retraction) for copy in event.copies)]
-    for utk in cookies:
-        for event in deciding:
-            yield from (Published("event-copies", utk.encode(), encode(copy.event)) for copy in event.copies if copy.event.utk != utk)
-
-
-def marks(group: Sequence[Told]) -> Iterator[Row]:
-    """For each of the events, in each of its places, whether it is retracted."""
-    merged = [merge([copy.event for copy in event.copies]).event for event in group]
+def judged(events: Sequence[Told]) -> Iterator[Verdict]:
+    """About each of these events, among which is whatever hangs together with one of them through retractions."""
+    merged = [merge([copy.event for copy in event.copies]).event for event in events]
     gone = retracted(merged)
-    version = sum(len(event.copies) for event in group)
-    for event, whole in zip(group, merged, strict=True):
-        by = gone.get((whole.portal_id, whole.event_id))
-        for utk in sorted({copy.event.utk or "" for copy in event.copies} | {whole.utk or ""}):
-            yield whole.portal_id, utk, whole.event_id, int(by is not None), by, version
+    naming: dict[Id, dict[Id, Told]] = defaultdict(dict)
+    for event in events:
+        for copy in event.copies:
+            if isinstance(copy.event, Retraction):
+                naming[copy.event.portal_id, copy.event.retracts][_id(event)] = event
+    for event, whole in zip(events, merged, strict=True):
+        yield Verdict(event, whole, gone.get(_id(event)), _deciding(event, naming))
 
 
-def _id(event: Told) -> tuple[PortalId, EventId]:
+def _deciding(event: Told, naming: Mapping[Id, Mapping[Id, Told]]) -> list[Told]:
+    """The retractions that name the event, those that name these, and so on; if copies contradict each other, perhaps in a circle."""
+    found: dict[Id, Told] = {}
+    ahead = [_id(event)]
+    while ahead:
+        further = {id_: retraction for id_, retraction in naming.get(ahead.pop(), {}).items() if id_ not in found}
+        found |= further
+        ahead += further
+    found.pop(_id(event), None)
+    return list(found.values())
+
+
+def _versions(client: Client, events: Sequence[Told]) -> dict[Id, int]:
+    """What is written about these events so far: up to how many copies it knows."""
+    places = [(copy.event.portal_id, copy.event.utk or "", copy.event.event_id) for event in events for copy in event.copies]
+    return {(portal, EventId(str(id_))): version for portal, id_, version in client.execute(_VERSIONS, {"places": places})}
+
+
+def _id(event: Told) -> Id:
     return event.copies[0].event.portal_id, event.copies[0].event.event_id
 
 
@@ -106,5 +137,5 @@ def _closure(client: Client, hashes: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
-def _chunks(hashes: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (hashes[start : start + EVENTS_AT_ONCE] for start in range(0, len(hashes), EVENTS_AT_ONCE))
+def _chunks(whole: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (whole[start : start + EVENTS_AT_ONCE] for start in range(0, len(whole), EVENTS_AT_ONCE))

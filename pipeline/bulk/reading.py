@@ -94,12 +94,12 @@ def _decoded(at: Neighbours, topic: str, partition: int, messages: Sequence[Mess
 
 
 def _store(at: Neighbours, taken: _Taken) -> None:
-    def insert(client: Client) -> None:
-        for batch in taken.decoded.batches:
-            places = [taken.partition] * len(batch.rows), [taken.offsets[row] for row in batch.rows]
-            event_rows.insert(client, event_rows.arrivals(batch, *places, check=0))
-
-    at.clickhouse.call(insert)
+    blocks = []
+    for batch in taken.decoded.batches:
+        places = [taken.partition] * len(batch.rows), [taken.offsets[row] for row in batch.rows]
+        blocks.append(event_rows.arrivals(batch, *places, check=0))
+    if blocks:
+        at.clickhouse.call(partial(_insert_events, event_rows.together(blocks)))
 
 
 def _pass_on(at: Neighbours, taken: _Taken) -> None:
@@ -121,6 +121,10 @@ def _refuse(at: Neighbours, taken: _Taken, messages: Sequence[Message], buried: 
         if taken.offsets[row] not in buried:
             at.producer.produce(dead_letters.TOPIC, taken.keys[row], taken.values[row], headers)
     at.clickhouse.call(partial(_insert_failed, failed))
+
+
+def _insert_events(columns: event_rows.Columns, client: Client) -> None:
+    event_rows.insert(client, columns)
 
 
 def _insert_failed(rows: Sequence[Failed], client: Client) -> None:

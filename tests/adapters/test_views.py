@@ -148,6 +148,28 @@ def test_copies_under_two_cookies_are_published_for_both(client: Client, registr
     )
 
 
+def test_each_copy_is_told_once_to_each_cookie(client: Client, registry: Registry) -> None:
+    """A producer gives one id to all that it sends: every further copy is told to those before it, and those before to a new cookie."""
+    copies = [page_view(1, utk=cookie, title=title) for title, cookie in zip("12345", "abcab", strict=True)]
+    told = [published for number, copy in enumerate(copies) for published in arrive(client, registry, [copy], number + 1)]
+    expected = {
+        event_copies.Published("event-copies", utk(cookie).encode(), registry.encode_event(copy))
+        for cookie in "abc"
+        for copy in copies
+        if copy.utk != utk(cookie)
+    }
+    assert sorted(told) == sorted(expected)
+    assert client.execute("SELECT count() FROM events") == [(1,)]
+
+
+def test_evidence_among_the_copies_of_a_page_view_is_told_of_all_of_them(client: Client, registry: Registry) -> None:
+    """Identity has not seen the page views, which were no concern of its own until the form came."""
+    views = [page_view(1, portal=7, title=title) for title in ("one", "two")]
+    assert arrive(client, registry, views, 1) == []
+    to_identity = [event_copies.Published("identity-evidence", b"7", registry.encode_event(view)) for view in views]
+    assert sorted(arrive(client, registry, [form_submission(1, portal=7)], 2)) == sorted(to_identity)
+
+
 def test_a_copy_without_cookie_is_published_for_the_cookie_of_the_other(client: Client, registry: Registry) -> None:
     """Sessions have to see that the event may not be the page view; a contact import has no cookie at all."""
     view, contact = page_view(1, portal=7), contact_import(1, portal=7)
@@ -180,6 +202,7 @@ def test_a_retraction_and_what_it_retracts_meet_in_any_order(client: Client, reg
     assert sorted(published) == sorted([for_cookie, for_cookie._replace(value=registry.encode_event(redo))])
     assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(1, 3, 4)
     assert client.execute("SELECT event_id FROM retracted_events") == ids(2)
+    assert arrive(client, registry, [view, undo, redo], 4) == []
 
 
 def test_the_later_copy_of_an_event_decides_whether_it_came_before_its_retraction(client: Client, registry: Registry) -> None:
