@@ -33,6 +33,16 @@ def test_a_flush_is_due_a_quarter_of_a_second_after_the_first_record() -> None:
     assert (some.is_due(100.24), some.is_due(100.25), pending(at=0.0).is_due(1_000.0)) == (False, True, False)
 
 
+def test_a_flush_that_took_long_makes_the_next_one_wait_and_be_worth_it() -> None:
+    some = pending(Message("a", 0), at=100.0)
+    some.took(0.3)
+    assert (some.is_due(101.1), some.is_due(101.3)) == (False, True)
+    some.took(30.0)
+    assert some.is_due(102.1)
+    some.took(0.01)
+    assert some.is_due(100.3)
+
+
 def test_a_flush_is_due_when_the_records_are_many_or_large() -> None:
     many = pending(*[Message("a", 0)] * FLUSH_ROWS, at=100.0)
     large = pending(Message("a", 0, size=FLUSH_BYTES), at=100.0)
