@@ -158,7 +158,8 @@ def resolve_events(events: Iterable[Event], policy: Policy) -> Resolution:
 
 def _read(lines: Iterable[tuple[int, bytes]]) -> tuple[list[Event], list[RejectedRow]]:
     """The events of the lines, one of each id, and what was rejected."""
-    first: dict[tuple[PortalId, EventId], Numbered] = {}
+    events: dict[tuple[PortalId, EventId], Event] = {}
+    first_lines: list[int] = []  # of the events, in their order: one object less for each event
     copies: dict[tuple[PortalId, EventId], list[Numbered]] = {}
     refused: dict[bytes, RejectedRow] = {}
     for number, line in lines:
@@ -168,12 +169,15 @@ def _read(lines: Iterable[tuple[int, bytes]]) -> tuple[list[Event], list[Rejecte
                 refused[line] = RejectedRow(number, event.reason, event.detail)
             continue
         key = event.portal_id, event.event_id
-        there = first.setdefault(key, Numbered(event, number))
-        if there.event != event:
-            copies.setdefault(key, [there]).append(Numbered(event, number))
+        there = events.setdefault(key, event)
+        if there is event:
+            first_lines.append(number)
+        elif there != event:
+            copies.setdefault(key, []).append(Numbered(event, number))
     rejected = list(refused.values())
-    events = {key: numbered.event for key, numbered in first.items()}
-    for key, numbered_copies in copies.items():
+    places = zip(events, first_lines, strict=True) if copies else ()
+    for key, line_number in [place for place in places if place[0] in copies]:
+        numbered_copies = [Numbered(events[key], line_number), *copies[key]]
         events[key], conflicts = merge([copy.event for copy in numbered_copies])
         rejected += (_conflict(events[key], conflict, numbered_copies) for conflict in conflicts)
     return list(events.values()), rejected

@@ -1,5 +1,6 @@
 """Units of work in processes, as many at a time as the machine has cores. They die with the process that began it all, even by kill -9."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,7 @@ def _begin(settings: Settings, parent: int, reports: Any) -> None:
     die_with(parent)
     os.environ.setdefault("POLARS_MAX_THREADS", "1")  # the processes are the threads
     logs.configure(settings.log)
+    gc.disable()  # hundred thousands of short-lived tuples and no cycles
     _told = reports
 
 
