@@ -201,7 +201,12 @@ class Settings(BaseSettings):
     policy_file: Annotated[
         Path | None, Field(description="TOML file of the policy (sessions.gap, identity.rebind ...); without it the defaults.")
     ] = None
-    data_dir: Annotated[Path, Field(description="Where the embedded servers keep their data and say where they listen.")] = Path(".data")
+    data_dir: Annotated[
+        Path,
+        Field(
+            description="Where this machine keeps what it must not forget: data of embedded servers, health of parts, replays, the spool."
+        ),
+    ] = Path(".data")
     generation: Annotated[
         int, Field(ge=1, description="Generation that a worker belongs to (see `replay`). `run` and `worker --generation` set it.")
     ] = 1
