@@ -3,7 +3,7 @@
 
 Kafka, ClickHouse and the rebuild share the machine. Made-up events are published first, which is not measured. Measured: events per
 second from the call of `rebuild` to its return; CPU time of the rebuild (all its processes) and of the servers; the peak of the
-memory of all processes of the rebuild together, looked at ten times a second (VmRSS: pages that they share count in each).
+memory of all processes of the rebuild together, looked at ten times a second (pages that they share count once).
 """
 
 import os

@@ -32,12 +32,15 @@ def of(pids: Mapping[str, int]) -> dict[str, Usage]:
 
 
 def resident(parent: int) -> int:
-    """Bytes in memory now, of a process and its children (servers that it started for itself aside: they have a session of their own)."""
+    """Bytes in memory now, of a process and its children; a page that several share counts once (Linux's Pss).
+
+    Servers that it started for itself are not among them: they have a session of their own.
+    """
     size = 0
     for process in (Path(f"/proc/{parent}"), *_children(parent)):
         with suppress(OSError):  # it ended meanwhile
             if os.getsid(int(process.name)) == os.getsid(parent):
-                size += int(_field(process / "status", "VmRSS").removesuffix(" kB")) * 1024
+                size += int(_field(process / "smaps_rollup", "Pss").removesuffix(" kB")) * 1024
     return size
 
 
