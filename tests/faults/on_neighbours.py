@@ -139,6 +139,9 @@ def make_anew(system: System, *names: str) -> None:
     topics.create_topics(system.settings)
 
 
+DISK_IS_FULL = "the disk is full"
+ON_SMALL_DISKS = {DISK_IS_FULL}
+
 FAULTS: dict[str, Fault] = {
     "ClickHouse is killed": killed("clickhouse", 2),
     "ClickHouse is down": killed("clickhouse", AWAY_S["clickhouse"]),
@@ -149,6 +152,6 @@ FAULTS: dict[str, Fault] = {
     "Kafka is killed": killed("kafka", 2),
     "Kafka is down": killed("kafka", AWAY_S["kafka"]),
     "the registry is down": registry_is_down,
-    "the disk is full": disk_is_full,
+    DISK_IS_FULL: disk_is_full,
     "changelogs are deleted": changelogs_are_deleted,
 }

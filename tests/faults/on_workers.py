@@ -15,15 +15,11 @@ BEYOND_SESSION_S = 14.0
 """Longer than the group waits for a silent worker."""
 
 
-def killed(kind: str) -> Fault:
-    """Kill -9 at random moments; a supervisor starts it again."""
-
-    def fault(system: System) -> None:
-        for _ in range(3):
-            system.pause(0.1, 1.5)
-            system.kill_one(kind)
-
-    return fault
+def killed_at_random(system: System) -> None:
+    """Kill -9 of each kind at random moments; a supervisor starts it again."""
+    for kind in system.rng.sample(ROLES * 3, 3 * len(ROLES)):
+        system.pause(0.1, 1.0)
+        system.kill_one(kind)
 
 
 def killed_at(place: str) -> Fault:
@@ -35,21 +31,17 @@ def killed_at(place: str) -> Fault:
     return fault
 
 
-def zombie(kind: str) -> Fault:
-    """Stopped beyond its session: the other takes over; then it wakes up."""
-
-    def fault(system: System) -> None:
+def zombies(system: System) -> None:
+    """One of each kind is stopped beyond its session: the other takes over; then they wake up."""
+    stopped = [system.rng.choice(system.of(kind)) for kind in ROLES]
+    for worker in stopped:
         system.pause(0.1, 1.0)
-        stopped = system.rng.choice(system.of(kind))
-        stopped.signal(signal.SIGSTOP)
-        time.sleep(BEYOND_SESSION_S)
-        stopped.signal(signal.SIGCONT)
-        system.pause(1.0, 2.0)
-        if not stopped.is_alive():  # a zombie that finds out may end, and a supervisor starts it again
-            system.end(stopped)
-            system.start(kind, stopped.instance)
-
-    return fault
+        worker.signal(signal.SIGSTOP)
+    time.sleep(BEYOND_SESSION_S)
+    for worker in stopped:
+        worker.signal(signal.SIGCONT)
+    system.pause(1.0, 2.0)
+    system.restart_if_dead()  # a zombie that finds out may end, and a supervisor starts it again
 
 
 def a_slow_head(system: System) -> None:
@@ -110,12 +102,12 @@ def come_and_go(system: System) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    **{f"{kind} is killed": killed(kind) for kind in ROLES},
+    "workers are killed": killed_at_random,
     **{f"killed {place}": killed_at(place) for place in KILLED_AT},
     "all workers are killed": all_killed,
     "all workers are terminated": all_terminated,
     "a slow record at the head": a_slow_head,
     "an exception once": an_exception_once,
-    **{f"a zombie {kind}": zombie(kind) for kind in ROLES},
+    "zombies": zombies,
     "workers come and go": come_and_go,
 }

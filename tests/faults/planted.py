@@ -1,4 +1,4 @@
-"""Runs a command of the pipeline with something planted in it: `python -m tests.faults.planted BUG worker sessionize`.
+"""A command of the pipeline with something planted in it: `python -m tests.faults.planted BUG worker sessionize`, or a fork by `work`.
 
 A bug (a fault suite that finds nothing proves nothing: it must find each of these), or a fail point (fail_points.py).
 """
@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import msgspec
@@ -92,7 +93,21 @@ BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (ack_on_exception, commit_before_insert, no_applied_offsets, a_random_session_id, at_least_the_gap, a_lost_tombstone)
 }
+PLANTS = {**BUGS, **FAIL_POINTS}
+
+
+def work(planted: str | None, command: Sequence[str], environment: Mapping[str, str], log: Path) -> NoReturn:
+    """The whole life of a forked worker, which ends with its parent."""
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("ab") as output:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
+    if planted is not None:
+        PLANTS[planted]()
+    cli.end(cli.main([*command, "--parent", str(os.getppid())]))
+
 
 if __name__ == "__main__":
-    {**BUGS, **FAIL_POINTS}[sys.argv[1]]()
+    PLANTS[sys.argv[1]]()
     cli.end(cli.main(sys.argv[2:]))

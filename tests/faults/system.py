@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +30,8 @@ from tests.adapters.test_schema_ids import FakeRegistry
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.faults.fail_points import MARK, PLANTED
+from tests.faults.planted import work
+from tests.processes import Forked
 
 PER_KIND = 2
 SLICE = 150
@@ -39,47 +39,22 @@ SLICE = 150
 HEALED_S = 240.0
 
 
-class Worker:
+class Worker(Forked):
     """A process of a part; with a bug or a fail point planted in it if there is one, which may leave a mark."""
 
     def __init__(self, settings: Settings, kind: str, instance: str | None, log: Path, bug: str | None, mark: Path | None = None) -> None:
         self.kind = kind
         self.instance = instance
         self.planted = bug
-        named = [] if instance is None else ["--instance", instance]
-        program = ["pipeline"] if bug is None else ["tests.faults.planted", bug]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *program, "worker", kind, *named, "--parent", str(os.getpid())],
-                env={**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        named = () if instance is None else ("--instance", instance)
+        environment = {**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})}
+        super().__init__(work, bug, ("worker", kind, *named), environment, log)
 
-    def signal(self, number: signal.Signals) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill -9."""
-        self._process.kill()
-        self._process.wait()
-
-    def terminate(self) -> tuple[int, float]:
+    def terminate(self) -> tuple[int | None, float]:
         """SIGTERM: the exit code, and how long it took."""
         began = time.monotonic()
-        self._process.terminate()
-        return self._process.wait(30), time.monotonic() - began
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, None if it is still alive then."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        self.signal(signal.SIGTERM)
+        return self.wait(30), time.monotonic() - began
 
 
 class System:
