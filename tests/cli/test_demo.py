@@ -111,7 +111,9 @@ def test_reader_of_the_log_becomes_a_contact(resolved: Resolution) -> None:
 
 
 def test_traffic_is_as_much_as_asked_for() -> None:
-    """The benchmark's traffic has exactly the events and cookies asked for, in the order of time, all valid; some undone, some contacts merged."""
+    """The benchmark's traffic has exactly the events and cookies asked for, in the order of time, all valid; some are undone,
+    some contacts merged.
+    """
     lines = list(Traffic(events=20_000, cookies=2_000).lines())
     events = parsed(orjson.loads(line) for line in lines)
     assert len({event.event_id for event in events}) == 20_000

@@ -1,13 +1,17 @@
 """Faults of our own processes."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from tests.faults.fail_points import EXCEPTION_ONCE, KILLED_AT, STALLED
-from tests.faults.system import PER_KIND, System, until
+from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED
+from tests.faults.planted import work
+from tests.faults.system import PER_KIND, System, Worker, until
+from tests.processes import Forked
 
 Fault = Callable[[System], None]
 
@@ -65,6 +69,38 @@ def an_exception_once(system: System) -> None:
     system.restart_if_dead()
 
 
+def an_exception_always(system: System) -> None:
+    """`run` starts the parts again with growing pauses, none of them passes over anything, and mended ones go on."""
+    stopped = system.stop(ROLES)
+    log = system.directory / f"run-{system.rng.random()}.log"
+    log.touch()
+    environment = {**os.environ, **system.workers_settings.environment()}
+    run = Forked(work, EXCEPTION_ALWAYS, ("run",), environment, log)
+    try:
+        system.publish_until(lambda: all(len(_pauses(log, kind)) >= 2 for kind in ROLES))
+    finally:
+        run.signal(signal.SIGTERM)
+        assert run.wait(60) == 0
+    assert [_pauses(log, kind)[:2] for kind in ROLES] == [[1.0, 2.0]] * len(ROLES)
+    system.again(stopped)
+
+
+def _pauses(log: Path, kind: str) -> list[float]:
+    """Those of which `run` has said that it makes them before it starts this part again."""
+    died = [line for line in log.read_text().splitlines() if "a part died" in line and f"name={kind}-0" in line]
+    return [float(line.partition("restart_in_s=")[2].split()[0]) for line in died]
+
+
+def killed_while_partitions_go(system: System) -> None:
+    """A third of each kind comes, to which the others give partitions; one of them dies there."""
+    came: list[Worker] = []
+    points = {kind: f"{kind} {LEAVING}" for kind in KILLED_LOSING}
+    system.plant(points, provoke=lambda: came.extend(system.start(kind) for kind in ROLES))
+    system.all_at_work()
+    for worker in came:
+        system.terminate(worker)
+
+
 def all_killed(system: System) -> None:
     """At once."""
     system.pause(0.5, 2.0)
@@ -104,10 +140,12 @@ def come_and_go(system: System) -> None:
 FAULTS: dict[str, Fault] = {
     "workers are killed": killed_at_random,
     **{f"killed {place}": killed_at(place) for place in KILLED_AT},
+    f"killed {LEAVING}": killed_while_partitions_go,
     "all workers are killed": all_killed,
     "all workers are terminated": all_terminated,
     "a slow record at the head": a_slow_head,
     "an exception once": an_exception_once,
+    "an exception always": an_exception_always,
     "zombies": zombies,
     "workers come and go": come_and_go,
 }

@@ -19,7 +19,10 @@ from pipeline.adapters.changelog import Changelog, Output
 from pipeline.agents import folding, sessionize
 from pipeline.agents.folding import Folding
 from pipeline.agents.visitor import Rules, Visitor, Written
+from pipeline.core import sessions
 from pipeline.core.events import Event, EventId
+from pipeline.core.identity import Fold
+from pipeline.core.ids import ContactId
 from pipeline.core.sessions import Session
 from pipeline.record import Recorder
 from tests.faults.fail_points import FAIL_POINTS
@@ -89,9 +92,35 @@ def no_applied_offsets() -> None:
     Visitor.add = another  # type: ignore[method-assign]
 
 
+def a_forgotten_retraction() -> None:
+    """`sessionize` does not heed it; the others do."""
+    vars(sessions)["retracted_among"] = lambda _: {}
+
+
+def a_merge_that_moves_nothing() -> None:
+    """The contact is said to be merged, and what it owned stays its own."""
+    merge = Fold._merge
+
+    def lazy(self: Fold, gone: ContactId, into: ContactId) -> None:
+        self._cookies_of.pop(gone, None)
+        self._evidence_of.pop(gone, None)
+        merge(self, gone, into)
+
+    Fold._merge = lazy  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
-    for bug in (ack_on_exception, commit_before_insert, no_applied_offsets, a_random_session_id, at_least_the_gap, a_lost_tombstone)
+    for bug in (
+        ack_on_exception,
+        commit_before_insert,
+        no_applied_offsets,
+        a_random_session_id,
+        at_least_the_gap,
+        a_lost_tombstone,
+        a_forgotten_retraction,
+        a_merge_that_moves_nothing,
+    )
 }
 PLANTS = {**BUGS, **FAIL_POINTS}
 

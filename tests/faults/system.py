@@ -1,5 +1,6 @@
 """The whole product as processes on servers of its own, a ledger of what Kafka has accepted, and the comparison with what it means."""
 
+import json
 import os
 import random
 import signal
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from infra import processes
 from infra.servers import Servers, embedded
 from pipeline import catching_up
 from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.agents import health
 from pipeline.agents.worker import DRAIN_S
 from pipeline.app import ROLES
 from pipeline.core.copies import merge
@@ -62,6 +65,7 @@ class System:
 
     def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None, settings: Settings | None) -> None:
         self.directory = directory
+        self.servers_directory = directory / "servers"
         self._bug = bug
         self._servers = servers
         self.rng = rng
@@ -85,18 +89,25 @@ class System:
 
     def _start_servers(self) -> Settings:
         """Whichever does not run, on its old data."""
-        found = self._servers.enter_context(embedded(self.directory / "servers"))
+        found = self._servers.enter_context(embedded(self.servers_directory))
         self.pids = dict(found.pids)
         return _settings(found)
 
     def _with_registry(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"schema_registry": SchemaRegistry(url=self.registry.url), "data_dir": self.directory})
 
-    def kill_server(self, name: str, away_s: float) -> None:
-        """Kill -9, and after a while it is there again with what it has on disk."""
-        os.kill(self.pids[name], signal.SIGKILL)
-        time.sleep(away_s)
+    @contextmanager
+    def stopped_server(self, name: str) -> Iterator[None]:
+        """Kill -9; at the end of the block it is there again with what it has on disk."""
+        running = processes.identity(self.pids[name])
+        os.kill(running.pid, signal.SIGKILL)
+        until(lambda: not running.is_running(), HEALED_S)
+        yield
         self._start_servers()
+
+    def kill_server(self, name: str, away_s: float) -> None:
+        with self.stopped_server(name):
+            time.sleep(away_s)
 
     @property
     def workers_settings(self) -> Settings:
@@ -112,20 +123,34 @@ class System:
         """A new one."""
         return self.directory / f"mark-{self.rng.random()}"
 
-    def plant(self, points: Mapping[str, str]) -> None:
-        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left."""
+    def plant(self, points: Mapping[str, str], provoke: Callable[[], None] | None = None) -> None:
+        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left.
+
+        `provoke` is called when all are at work, for what does not happen by itself.
+        """
         victims = {kind: self.rng.choice(self.of(kind)) for kind in points}
         planted = []
         for kind, victim in victims.items():
             victim.kill()
             self.end(victim)
+            self._health_of(victim).unlink(missing_ok=True)
             planted.append((self.start(kind, victim.instance, points[kind], mark := self.mark()), mark))
-        for worker, mark in planted:
-            self.publish_until(mark.exists)
-            time.sleep(1.5)
+        if provoke is not None:
+            self.publish_until(lambda: all(self._has_partitions(worker) for worker, _ in planted))
+            provoke()
+        self.publish_until(lambda: all(mark.exists() for _, mark in planted))
+        time.sleep(1.5)
+        for worker, _ in planted:
             worker.kill()
             self.end(worker)
             self.start(worker.kind, worker.instance)
+
+    def _health_of(self, worker: Worker) -> Path:
+        return health.directory(self.settings) / f"{worker.kind}-{worker.instance}.json"
+
+    def _has_partitions(self, worker: Worker) -> bool:
+        file = self._health_of(worker)
+        return file.exists() and bool(json.loads(file.read_text())["partitions"])
 
     def publish_until(self, true: Callable[[], bool]) -> None:
         """Further copies of known events, most of which contradict them, so that every part has something to do."""
@@ -145,6 +170,18 @@ class System:
         code, seconds = worker.terminate()
         assert (code, seconds < DRAIN_S + 2) == (0, True), f"{worker.kind} took {seconds:.1f} s to end with {code}"
         self.end(worker)
+
+    def stop(self, kinds: Sequence[str]) -> list[Worker]:
+        """All of these kinds, by SIGTERM; `again` starts what this returns."""
+        self.all_at_work()
+        stopped = [worker for kind in kinds for worker in self.of(kind)]
+        for worker in stopped:
+            self.terminate(worker)
+        return stopped
+
+    def again(self, stopped: Iterable[Worker]) -> None:
+        for worker in stopped:
+            self.start(worker.kind, worker.instance)
 
     def of(self, kind: str) -> list[Worker]:
         return [worker for worker in self.workers if worker.kind == kind]
