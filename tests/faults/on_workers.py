@@ -10,7 +10,7 @@ from pipeline import catching_up
 from pipeline.app import ROLES
 from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED
 from tests.faults.planted import work
-from tests.faults.system import PER_KIND, System, Worker, until
+from tests.faults.system import HEALED_S, PER_KIND, System, Worker, until
 from tests.processes import Forked
 
 Fault = Callable[[System], None]
@@ -98,7 +98,10 @@ def killed_while_partitions_go(system: System) -> None:
     system.plant(points, provoke=lambda: came.extend(system.start(kind) for kind in ROLES))
     system.all_at_work()
     for worker in came:
-        system.terminate(worker)
+        worker.signal(signal.SIGTERM)
+    for worker in came:
+        assert worker.wait(HEALED_S) == 0
+        system.end(worker)
 
 
 def all_killed(system: System) -> None:
