@@ -30,9 +30,9 @@ demo: $(INSTALLED) ## the whole pipeline on real input, in under a minute; KEEP=
 	$(BIN)/python -m pipeline demo $(if $(KEEP),--keep)
 
 test: lint types ## lint, types, and all tests, two files at a time (most of them wait for servers)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	FAULTS_MINUTES=$${FAULTS_MINUTES-12} $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-faults: $(INSTALLED) ## only the fault suite; SEED=n repeats a run, ROUNDS=n goes through the faults n times
+test-faults: $(INSTALLED) ## only the fault suite, all of it; SEED=n repeats a run, ROUNDS=n goes through the faults n times
 	$(BIN)/python -m pytest -rA tests/faults
 
 lint: $(INSTALLED) ## ruff: rules and layout

@@ -1,4 +1,5 @@
-"""Made-up traffic of the usual kind, the same for the same arguments: mostly page views, a few per cent evidence.
+"""Made-up traffic of the usual kind, the same for the same arguments: mostly page views, a few per cent evidence;
+of a thousand events one takes back another, and one makes two contacts one.
 
 Cookies visit in sessions over two weeks, a few of them often, most of them once or twice; lines are in the order of time,
 as a collector would publish them.
@@ -6,6 +7,7 @@ as a collector would publish them.
 
 import heapq
 import random
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,16 @@ _THINKING = 40_000
 _SESSION_LENGTH = 3.3
 """Mean number of events of a session."""
 _KINDS = {
-    "page_view": 0.93,
+    "page_view": 0.928,
     "custom_event": 0.03,
     "email_click": 0.015,
     "form_submission": 0.015,
     "identify": 0.007,
     "contact_import": 0.003,
+    "retraction": 0.001,
+    "contact_merge": 0.001,
 }
+_WITHOUT_COOKIE = {"contact_import", "retraction", "contact_merge"}
 _PORTALS = 20
 _PATHS = [
     f"/{section}/{page}"
@@ -61,7 +66,7 @@ _AGENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How much: exactly `events` events of exactly `cookies` cookies (imports have none), drawn with `seed`."""
+    """How much: exactly `events` events of exactly `cookies` cookies (imports, retractions and merges have none), drawn with `seed`."""
 
     events: int
     cookies: int
@@ -77,6 +82,7 @@ class Traffic:
         """The events as JSON lines with their ends, in the order of their times."""
         draw = random.Random(self.seed)
         coming = sorted(self._sessions(draw), reverse=True)
+        said = _Said()
         running: list[tuple[int, int, int]] = []  # (time of the next event, cookie, events left)
         while coming or running:
             if not running or (coming and coming[-1][0] <= running[0][0]):
@@ -85,7 +91,7 @@ class Traffic:
             at, cookie, left = heapq.heappop(running)
             if left > 1:
                 heapq.heappush(running, (at + int(draw.expovariate(1 / _THINKING)) + 1, cookie, left - 1))
-            yield orjson.dumps(_event(draw, cookie, at), option=orjson.OPT_APPEND_NEWLINE)
+            yield orjson.dumps(said.known(_event(draw, cookie, at)), option=orjson.OPT_APPEND_NEWLINE)
 
     def _sessions(self, draw: random.Random) -> Iterator[tuple[int, int, int]]:
         """Start, cookie and number of events of each session: one of every cookie, then more of the frequent ones."""
@@ -98,12 +104,32 @@ class Traffic:
             yield START + draw.randrange(_SPAN), cookie, length
 
 
+class _Said:
+    """What was said last in each portal, for events that speak of others."""
+
+    def __init__(self) -> None:
+        self._event: dict[int, str] = {}
+        self._addresses: defaultdict[int, deque[str]] = defaultdict(lambda: deque(maxlen=2))
+
+    def known(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event; what it speaks of is known by now, if anything is."""
+        portal, addresses = event["portal_id"], self._addresses[event["portal_id"]]
+        if event["type"] == "retraction" and portal in self._event:
+            event["retracts"] = self._event[portal]
+        elif event["type"] == "contact_merge" and len(addresses) == addresses.maxlen:
+            event["primary"], event["secondary"] = addresses
+        elif "email" in event:
+            addresses.append(event["email"])
+        self._event[portal] = event["event_id"]
+        return event
+
+
 def _event(draw: random.Random, cookie: int, at: int) -> dict[str, Any]:
     kind = draw.choices(tuple(_KINDS), tuple(_KINDS.values()))[0]
     portal = 1 + cookie % _PORTALS
     host = f"https://www.site-{portal}.example"
     event: dict[str, Any] = {"type": kind, "event_id": _uuid(draw), "portal_id": portal, "occurred_at": at, "received_at": at + 120}
-    if kind != "contact_import":
+    if kind not in _WITHOUT_COOKIE:
         event["utk"] = f"{(cookie + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}"
     return event | _FIELDS[kind](draw, cookie, host)
 
@@ -156,6 +182,16 @@ def _contact_import(draw: random.Random, cookie: int, _host: str) -> dict[str, A
     return {"email": _email(draw, cookie)}
 
 
+def _retraction(draw: random.Random, _cookie: int, _host: str) -> dict[str, Any]:
+    """Of an event that nobody knows."""
+    return {"retracts": _uuid(draw)}
+
+
+def _contact_merge(draw: random.Random, cookie: int, _host: str) -> dict[str, Any]:
+    """Of people of whom nothing may be known."""
+    return {"primary": _email(draw, cookie), "secondary": _email(draw, cookie + 2 * _PORTALS)}
+
+
 _FIELDS = {
     "page_view": _page_view,
     "custom_event": _custom_event,
@@ -163,6 +199,8 @@ _FIELDS = {
     "form_submission": _form_submission,
     "identify": _identify,
     "contact_import": _contact_import,
+    "retraction": _retraction,
+    "contact_merge": _contact_merge,
 }
 
 

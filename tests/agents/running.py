@@ -1,15 +1,12 @@
 """Toy workers as processes, what they read, and what they wrote."""
 
 import json
-import multiprocessing
-import os
 import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from confluent_kafka import TopicPartition
@@ -19,38 +16,18 @@ from pipeline.adapters import kafka
 from pipeline.agents.health import directory
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, work
+from tests.processes import Forked
 
 PARTITIONS = 4
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.agents.counting"])  # importing everything takes seconds, forking does not
 
-
-class Worker:
+class Worker(Forked):
     """A process that works on a part."""
-
-    def __init__(self, process: ForkServerProcess) -> None:
-        self._process = process
-        process.start()
-
-    def signal(self, number: signal.Signals) -> None:
-        if self._process.is_alive():
-            os.kill(self._process.pid or 0, number)
-
-    def kill(self) -> None:
-        """Kill -9."""
-        self._process.kill()
-        self._process.join()
 
     def terminate(self) -> int | None:
         """SIGTERM; the exit code."""
-        self._process.terminate()
+        self.signal(signal.SIGTERM)
         return self.wait(12)
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, None if it is still alive then."""
-        self._process.join(seconds)
-        return self._process.exitcode
 
 
 @dataclass
@@ -105,7 +82,7 @@ class Toy:
         """A worker process. A slow one takes its time for each event, so that there is a middle in which things can happen."""
         batches = {"instance": instance} | ({"batch_records": 100} if slow else {})
         settings = self.settings.model_copy(update={"worker": self.settings.worker.model_copy(update=batches)})
-        worker = Worker(PROCESSES.Process(target=work, args=(settings, part, session_s, 0.004 if slow else 0)))
+        worker = Worker(work, settings, part, session_s, 0.004 if slow else 0)
         self.workers.append(worker)
         return worker
 

@@ -111,13 +111,18 @@ def test_reader_of_the_log_becomes_a_contact(resolved: Resolution) -> None:
 
 
 def test_traffic_is_as_much_as_asked_for() -> None:
-    """The benchmark's traffic has exactly the events and cookies asked for, in the order of time, all valid."""
-    lines = list(Traffic(events=3_000, cookies=300).lines())
+    """The benchmark's traffic has exactly the events and cookies asked for, in the order of time, all valid; some are undone,
+    some contacts merged.
+    """
+    lines = list(Traffic(events=20_000, cookies=2_000).lines())
     events = parsed(orjson.loads(line) for line in lines)
-    assert len({event.event_id for event in events}) == 3_000
-    assert len({event.utk for event in events} - {None}) == 300
+    assert len({event.event_id for event in events}) == 20_000
+    assert len({event.utk for event in events} - {None}) == 2_000
     assert [event.occurred_at for event in events] == sorted(event.occurred_at for event in events)
-    assert not resolve_lines(enumerate(lines, start=1), Policy()).rejected
+    resolved = resolve_lines(enumerate(lines, start=1), Policy())
+    assert not resolved.rejected
+    assert len(resolved.events) < 20_000, "nothing was retracted"
+    assert any(contact.merged_into for contact in resolved.contacts)
 
 
 def test_traffic_follows_from_its_seed() -> None:

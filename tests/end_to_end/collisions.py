@@ -43,7 +43,7 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PL
     if rng.random() < 0.5:
         at -= at % MINUTE
     cookie = utk(f"cookie-{int(COOKIES * rng.random() ** 2)}")
-    address = f"Person{rng.randrange(ADDRESSES)}@Example.com"
+    address = f"Person{_often_the_same(rng)}@Example.com"
     event: dict[str, Any] = {
         "event_id": event_id(number),
         "portal_id": rng.randint(1, PORTALS),
@@ -53,7 +53,7 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PL
     if rng.random() < 0.95:
         event["utk"] = cookie
     kinds = ("page_view", "form_submission", "email_click", "identify", "custom_event", "contact_import", "contact_merge")
-    (kind,) = rng.choices(kinds, (69, 8, 8, 5, 5, 4, 1))
+    (kind,) = rng.choices(kinds, (66, 8, 8, 5, 5, 4, 4))
     event["type"] = kind
     match kind:
         case "page_view":
@@ -81,10 +81,15 @@ def _event(rng: random.Random, number: int) -> dict[str, Any]:  # noqa: C901, PL
         case "custom_event":
             event |= {"name": "added_to_cart", "properties": {"sku": "1", "price": 9.5}}
         case "contact_merge":
-            event |= {"primary": address, "secondary": f"person{rng.randrange(ADDRESSES)}@example.com"}
+            event |= {"primary": address, "secondary": f"person{_often_the_same(rng)}@example.com"}
         case _:
             event |= {"email": address, "external_id": f"crm-{rng.randrange(ADDRESSES)}"}
     return event
+
+
+def _often_the_same(rng: random.Random) -> int:
+    """Number of an address: so that merges mostly know both of theirs."""
+    return int(ADDRESSES * rng.random() ** 2)
 
 
 def _copy(rng: random.Random, event: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -101,6 +101,27 @@ def _fold_after_the_state() -> None:
     plant(Changelog, "commit", once(die), after=True)
 
 
+def _record_losing() -> None:
+    """What it has read and not committed is somebody else's now."""
+    from pipeline.record import Recorder
+
+    plant(Recorder, "_on_lost", once(die))
+
+
+def _fold_losing() -> None:
+    """Batches are under way."""
+    from pipeline.adapters.batching import Consumer
+
+    revoked = Consumer.on_partitions_revoked
+
+    async def planted(self: Consumer, partitions: Any) -> None:
+        if partitions:
+            once(die)()
+        await revoked(self, partitions)
+
+    Consumer.on_partitions_revoked = planted  # type: ignore[method-assign, assignment]
+
+
 def _fold_in_the_transaction() -> None:
     """All of it is at the broker, or on the way; nothing is committed."""
     from pipeline.adapters.changelog import Changelog
@@ -140,18 +161,28 @@ def _record_stalls() -> None:
     plant(Recorder, "_settle", once(stall))
 
 
-def _exception() -> Fault:
+def _in_handlers(fault: Fault) -> None:
     """In the handler of each part."""
+    from pipeline.agents.folding import Folding
+    from pipeline.agents.routing import Routing
+    from pipeline.record import Recorder
 
-    def everywhere() -> None:
-        from pipeline.agents.folding import Folding
-        from pipeline.agents.routing import Routing
-        from pipeline.record import Recorder
+    for owner, name in ((Folding, "_apply"), (Routing, "_send"), (Recorder, "_insert")):
+        plant(owner, name, fault)
 
-        for owner, name in ((Folding, "_apply"), (Routing, "_send"), (Recorder, "_insert")):
-            plant(owner, name, once(fail))
 
-    return everywhere
+def _exception_always() -> None:
+    """In a worker, and in all that `run` starts."""
+    from pipeline import supervise
+
+    command = supervise._worker_command
+
+    def planted(*arguments: Any) -> tuple[str, ...]:
+        python, _, _, *start = command(*arguments)  # python -m pipeline worker ...
+        return (python, "-m", "tests.faults.planted", EXCEPTION_ALWAYS, *start)
+
+    vars(supervise)["_worker_command"] = planted
+    _in_handlers(fail)
 
 
 _FOLDS = ("sessionize", "identify")
@@ -163,10 +194,15 @@ KILLED_AT: dict[str, dict[str, Fault]] = {
 }
 """Kill -9 exactly there, by part."""
 STALLED: dict[str, Fault] = {"record": _record_stalls, **dict.fromkeys(_FOLDS, _fold_stalls)}
-EXCEPTION_ONCE = "exception once"
+LEAVING = "when partitions go"
+KILLED_LOSING: dict[str, Fault] = {"record": _record_losing, **dict.fromkeys(_FOLDS, _fold_losing)}
+"""In a rebalance, as above."""
+EXCEPTION_ONCE, EXCEPTION_ALWAYS = "exception once", "exception always"
 
 FAIL_POINTS: dict[str, Fault] = {
     **{f"{kind} {place}": planted for place, kinds in KILLED_AT.items() for kind, planted in kinds.items()},
     **{f"{kind} stalls": planted for kind, planted in STALLED.items()},
-    EXCEPTION_ONCE: _exception(),
+    **{f"{kind} {LEAVING}": planted for kind, planted in KILLED_LOSING.items()},
+    EXCEPTION_ONCE: lambda: _in_handlers(once(fail)),
+    EXCEPTION_ALWAYS: _exception_always,
 }

@@ -1,18 +1,25 @@
 """Faults of Kafka, ClickHouse, the schema registry and the disk."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+
+from infra import clickhouse_server
 from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.adapters.contracts import load_topics
 from pipeline.app import ROLES
-from tests.faults.system import System, Worker, until
+from pipeline.lag import consumed
+from tests.faults.system import HEALED_S, System, Worker, until
 
 Fault = Callable[[System], None]
 
+CHANGELOGS = {"sessionize": "sessionize-visitors-changelog", "identify": "identify-identities-changelog"}
 AWAY_S = {"clickhouse": 30.0, "kafka": 60.0 if int(os.environ.get("ROUNDS", "1")) > 1 else 15.0}
 
 
@@ -60,11 +67,64 @@ def tables_set(*settings: str) -> Fault:
     return fault
 
 
-def refused_for(system: System, seconds: float) -> None:
-    """Until `record` has said that it waits, and a little longer."""
-    said = system.log.read_text().count("waiting for ClickHouse")
-    system.publish_until(lambda: system.log.read_text().count("waiting for ClickHouse") > said)
+def user_limited(limits: str, reason: str) -> Fault:
+    """ClickHouse starts anew with these limits for the pipeline's user, and once more without them."""
+
+    def fault(system: System) -> None:
+        usual = clickhouse_server.USERS
+        limited = usual.replace("<profile>default</profile>", "<profile>limited</profile>")
+        clickhouse_server.USERS = limited.replace("<engine>", f"<limited>{limits}</limited><engine>", 1)
+        try:
+            system.kill_server("clickhouse", 0)
+            refused_for(system, 4, reason)
+        finally:
+            clickhouse_server.USERS = usual
+        system.kill_server("clickhouse", 0)
+
+    return fault
+
+
+def refused_for(system: System, seconds: float, reason: str = "") -> None:
+    """Until `record` has said that it waits (for this reason), and a little longer."""
+
+    def waiting() -> int:
+        return sum("waiting for ClickHouse" in line and reason in line for line in system.log.read_text().splitlines())
+
+    said = waiting()
+    system.publish_until(lambda: waiting() > said)
     time.sleep(seconds)
+
+
+def clickhouse_disk_is_full(system: System) -> None:
+    """No part of an insert fits; then there is room again."""
+    with clickhouse_on_small_disk(system) as disk:
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        refused_for(system, 4)
+        filler.unlink()
+        system.settle()
+
+
+@contextmanager
+def clickhouse_on_small_disk(system: System) -> Iterator[Path]:
+    """Its data are there meanwhile, with a little room."""
+    data = system.servers_directory / "clickhouse" / "data"
+    aside = data.with_name("aside")
+    with ExitStack() as mounted:
+        with system.stopped_server("clickhouse"):
+            data.rename(aside)
+            used = sum(file.lstat().st_size for file in aside.rglob("*"))
+            mounted.enter_context(small_disk(data, (used >> 9) + (64 << 10)))
+            shutil.copytree(aside, data, symlinks=True, dirs_exist_ok=True)
+        yield data
+        with system.stopped_server("clickhouse"):
+            shutil.rmtree(aside)
+            shutil.copytree(data, aside, symlinks=True)
+            mounted.close()
+            data.rmdir()
+            aside.rename(data)
 
 
 def registry_is_down(system: System) -> None:
@@ -83,7 +143,7 @@ def registry_is_down(system: System) -> None:
 
 def disk_is_full(system: System) -> None:
     """Where the parts write how they are: they go on."""
-    with small_disk(system.directory / "parts") as disk:
+    with small_disk(system.directory / "parts", 64) as disk:
         (disk / "filler").write_bytes(bytes(60_000))
         for kind in ROLES:
             system.kill_one(kind)
@@ -91,10 +151,10 @@ def disk_is_full(system: System) -> None:
 
 
 @contextmanager
-def small_disk(directory: Path) -> Iterator[Path]:
-    """A file system of 64 kB."""
+def small_disk(directory: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of its own."""
     directory.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], check=True, capture_output=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", directory], check=True, capture_output=True)
     try:
         yield directory
     finally:
@@ -103,7 +163,7 @@ def small_disk(directory: Path) -> Iterator[Path]:
 
 def can_mount(directory: Path) -> bool:
     try:
-        with small_disk(directory):
+        with small_disk(directory, 64):
             return True
     except (OSError, subprocess.CalledProcessError):
         return False
@@ -111,23 +171,59 @@ def can_mount(directory: Path) -> bool:
 
 def changelogs_are_deleted(system: System) -> None:
     """Both parts are down meanwhile, as the message says; their state is computed again."""
-    workers = stop(system, ("sessionize", "identify"))
-    make_anew(system, "sessionize-visitors-changelog", "identify-identities-changelog")
-    again(system, workers)
-    until(lambda: system.log.read_text().count("reading its sources again") > 0, 60)
+    stopped = system.stop(tuple(CHANGELOGS))
+    _compute_again(system, stopped)
 
 
-def stop(system: System, kinds: Sequence[str]) -> list[Worker]:
-    system.all_at_work()
-    stopped = [worker for kind in kinds for worker in system.of(kind)]
-    for worker in stopped:
-        system.terminate(worker)
-    return stopped
+def changelogs_are_damaged(system: System) -> None:
+    """A byte of each is another on the broker's disk: whoever reads it ends, and says what to do. That is done."""
+    stopped = system.stop(tuple(CHANGELOGS))
+    damaged = {kind: damage(system, changelog) for kind, changelog in CHANGELOGS.items()}
+    readers = [system.start(kind, "0") for kind in CHANGELOGS]
+    system.publish_until(lambda: not any(reader.is_alive() for reader in readers))
+    for reader in readers:
+        assert reader.wait(0) == 1
+        said = f"the state in {damaged[reader.kind]} is not what {reader.kind} has written"
+        assert said in system.log.read_text()
+        system.end(reader)
+    _compute_again(system, stopped)
 
 
-def again(system: System, workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        system.start(worker.kind, worker.instance)
+def damage(system: System, changelog: str) -> str:
+    """Flips bits of the last byte of the first batch of a partition, which is returned."""
+    topic = kafka.topic_name(system.settings, changelog)
+    written = sorted(log for log in system.servers_directory.glob(f"kafka/data/{topic}-*/*.log") if log.stat().st_size)
+    first = system.rng.choice([log for log in written if log == min(log.parent.glob("*.log"))])
+    with first.open("r+b") as file:
+        file.seek(8)  # the batch's offset; its length, without these two, follows
+        last = 11 + int.from_bytes(file.read(4))
+        file.seek(last)
+        (byte,) = file.read(1)
+        file.seek(last)
+        file.write(bytes([byte ^ 0x55]))
+    return f"{topic}[{first.parent.name.rpartition('-')[2]}]"
+
+
+def _compute_again(system: System, stopped: Sequence[Worker]) -> None:
+    said = system.log.read_text().count("reading its sources again")
+    make_anew(system, *CHANGELOGS.values())
+    system.again(stopped)
+    until(lambda: system.log.read_text().count("reading its sources again") > said, HEALED_S)
+
+
+def offsets_go_back(system: System) -> None:
+    """To the beginning, for all parts: their states and tables are ahead of that, and everything comes a second time."""
+    stopped = system.stop(ROLES)
+    admin = kafka.admin(system.settings)
+    for part in ROLES:
+        begins = [
+            TopicPartition(kafka.topic_name(system.settings, topic), n, 0)
+            for topic in consumed(part)
+            for n in range(load_topics()[topic].partitions)
+        ]
+        group = kafka.group_name(system.settings, part)
+        admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, begins)])[group].result(timeout=30)
+    system.again(stopped)
 
 
 def make_anew(system: System, *names: str) -> None:
@@ -139,6 +235,8 @@ def make_anew(system: System, *names: str) -> None:
     topics.create_topics(system.settings)
 
 
+ON_SMALL_DISKS: dict[str, Fault] = {"the disk is full": disk_is_full, "ClickHouse's disk is full": clickhouse_disk_is_full}
+
 FAULTS: dict[str, Fault] = {
     "ClickHouse is killed": killed("clickhouse", 2),
     "ClickHouse is down": killed("clickhouse", AWAY_S["clickhouse"]),
@@ -149,6 +247,10 @@ FAULTS: dict[str, Fault] = {
     "Kafka is killed": killed("kafka", 2),
     "Kafka is down": killed("kafka", AWAY_S["kafka"]),
     "the registry is down": registry_is_down,
-    "the disk is full": disk_is_full,
+    "ClickHouse has no memory": user_limited("<max_memory_usage>4000000</max_memory_usage>", "memory"),
+    "ClickHouse's user may only read": user_limited("<readonly>1</readonly>", "readonly"),
     "changelogs are deleted": changelogs_are_deleted,
+    "changelogs are damaged": changelogs_are_damaged,
+    "offsets go back": offsets_go_back,
+    **ON_SMALL_DISKS,
 }

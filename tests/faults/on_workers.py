@@ -1,13 +1,17 @@
 """Faults of our own processes."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from tests.faults.fail_points import EXCEPTION_ONCE, KILLED_AT, STALLED
-from tests.faults.system import PER_KIND, System, until
+from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED
+from tests.faults.planted import work
+from tests.faults.system import HEALED_S, PER_KIND, System, Worker, until
+from tests.processes import Forked
 
 Fault = Callable[[System], None]
 
@@ -15,15 +19,11 @@ BEYOND_SESSION_S = 14.0
 """Longer than the group waits for a silent worker."""
 
 
-def killed(kind: str) -> Fault:
-    """Kill -9 at random moments; a supervisor starts it again."""
-
-    def fault(system: System) -> None:
-        for _ in range(3):
-            system.pause(0.1, 1.5)
-            system.kill_one(kind)
-
-    return fault
+def killed_at_random(system: System) -> None:
+    """Kill -9 of each kind at random moments; a supervisor starts it again."""
+    for kind in system.rng.sample(ROLES * 3, 3 * len(ROLES)):
+        system.pause(0.1, 1.0)
+        system.kill_one(kind)
 
 
 def killed_at(place: str) -> Fault:
@@ -35,21 +35,17 @@ def killed_at(place: str) -> Fault:
     return fault
 
 
-def zombie(kind: str) -> Fault:
-    """Stopped beyond its session: the other takes over; then it wakes up."""
-
-    def fault(system: System) -> None:
+def zombies(system: System) -> None:
+    """One of each kind is stopped beyond its session: the other takes over; then they wake up."""
+    stopped = [system.rng.choice(system.of(kind)) for kind in ROLES]
+    for worker in stopped:
         system.pause(0.1, 1.0)
-        stopped = system.rng.choice(system.of(kind))
-        stopped.signal(signal.SIGSTOP)
-        time.sleep(BEYOND_SESSION_S)
-        stopped.signal(signal.SIGCONT)
-        system.pause(1.0, 2.0)
-        if not stopped.is_alive():  # a zombie that finds out may end, and a supervisor starts it again
-            system.end(stopped)
-            system.start(kind, stopped.instance)
-
-    return fault
+        worker.signal(signal.SIGSTOP)
+    time.sleep(BEYOND_SESSION_S)
+    for worker in stopped:
+        worker.signal(signal.SIGCONT)
+    system.pause(1.0, 2.0)
+    system.restart_if_dead()  # a zombie that finds out may end, and a supervisor starts it again
 
 
 def a_slow_head(system: System) -> None:
@@ -71,6 +67,41 @@ def an_exception_once(system: System) -> None:
     until(lambda: not any(worker.is_alive() for worker in ended), 30)
     assert {worker.wait(0) for worker in ended} == {1}
     system.restart_if_dead()
+
+
+def an_exception_always(system: System) -> None:
+    """`run` starts the parts again with growing pauses, none of them passes over anything, and mended ones go on."""
+    stopped = system.stop(ROLES)
+    log = system.directory / f"run-{system.rng.random()}.log"
+    log.touch()
+    environment = {**os.environ, **system.workers_settings.environment()}
+    run = Forked(work, EXCEPTION_ALWAYS, ("run",), environment, log)
+    try:
+        system.publish_until(lambda: all(len(_pauses(log, kind)) >= 2 for kind in ROLES))
+    finally:
+        run.signal(signal.SIGTERM)
+        assert run.wait(60) == 0
+    assert [_pauses(log, kind)[:2] for kind in ROLES] == [[1.0, 2.0]] * len(ROLES)
+    system.again(stopped)
+
+
+def _pauses(log: Path, kind: str) -> list[float]:
+    """Those of which `run` has said that it makes them before it starts this part again."""
+    died = [line for line in log.read_text().splitlines() if "a part died" in line and f"name={kind}-0" in line]
+    return [float(line.partition("restart_in_s=")[2].split()[0]) for line in died]
+
+
+def killed_while_partitions_go(system: System) -> None:
+    """A third of each kind comes, to which the others give partitions; one of them dies there."""
+    came: list[Worker] = []
+    points = {kind: f"{kind} {LEAVING}" for kind in KILLED_LOSING}
+    system.plant(points, provoke=lambda: came.extend(system.start(kind) for kind in ROLES))
+    system.all_at_work()
+    for worker in came:
+        worker.signal(signal.SIGTERM)
+    for worker in came:
+        assert worker.wait(HEALED_S) == 0
+        system.end(worker)
 
 
 def all_killed(system: System) -> None:
@@ -110,12 +141,14 @@ def come_and_go(system: System) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    **{f"{kind} is killed": killed(kind) for kind in ROLES},
+    "workers are killed": killed_at_random,
     **{f"killed {place}": killed_at(place) for place in KILLED_AT},
+    f"killed {LEAVING}": killed_while_partitions_go,
     "all workers are killed": all_killed,
     "all workers are terminated": all_terminated,
     "a slow record at the head": a_slow_head,
     "an exception once": an_exception_once,
-    **{f"a zombie {kind}": zombie(kind) for kind in ROLES},
+    "an exception always": an_exception_always,
+    "zombies": zombies,
     "workers come and go": come_and_go,
 }

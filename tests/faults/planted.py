@@ -1,4 +1,4 @@
-"""Runs a command of the pipeline with something planted in it: `python -m tests.faults.planted BUG worker sessionize`.
+"""A command of the pipeline with something planted in it: `python -m tests.faults.planted BUG worker sessionize`, or a fork by `work`.
 
 A bug (a fault suite that finds nothing proves nothing: it must find each of these), or a fail point (fail_points.py).
 """
@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import msgspec
@@ -18,7 +19,10 @@ from pipeline.adapters.changelog import Changelog, Output
 from pipeline.agents import folding, sessionize
 from pipeline.agents.folding import Folding
 from pipeline.agents.visitor import Rules, Visitor, Written
+from pipeline.core import sessions
 from pipeline.core.events import Event, EventId
+from pipeline.core.identity import Fold
+from pipeline.core.ids import ContactId
 from pipeline.core.sessions import Session
 from pipeline.record import Recorder
 from tests.faults.fail_points import FAIL_POINTS
@@ -88,11 +92,51 @@ def no_applied_offsets() -> None:
     Visitor.add = another  # type: ignore[method-assign]
 
 
+def a_forgotten_retraction() -> None:
+    """`sessionize` does not heed it; the others do."""
+    vars(sessions)["retracted_among"] = lambda _: {}
+
+
+def a_merge_that_moves_nothing() -> None:
+    """The contact is said to be merged, and what it owned stays its own."""
+    merge = Fold._merge
+
+    def lazy(self: Fold, gone: ContactId, into: ContactId) -> None:
+        self._cookies_of.pop(gone, None)
+        self._evidence_of.pop(gone, None)
+        merge(self, gone, into)
+
+    Fold._merge = lazy  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
-    for bug in (ack_on_exception, commit_before_insert, no_applied_offsets, a_random_session_id, at_least_the_gap, a_lost_tombstone)
+    for bug in (
+        ack_on_exception,
+        commit_before_insert,
+        no_applied_offsets,
+        a_random_session_id,
+        at_least_the_gap,
+        a_lost_tombstone,
+        a_forgotten_retraction,
+        a_merge_that_moves_nothing,
+    )
 }
+PLANTS = {**BUGS, **FAIL_POINTS}
+
+
+def work(planted: str | None, command: Sequence[str], environment: Mapping[str, str], log: Path) -> NoReturn:
+    """The whole life of a forked worker, which ends with its parent."""
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("ab") as output:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
+    if planted is not None:
+        PLANTS[planted]()
+    cli.end(cli.main([*command, "--parent", str(os.getppid())]))
+
 
 if __name__ == "__main__":
-    {**BUGS, **FAIL_POINTS}[sys.argv[1]]()
+    PLANTS[sys.argv[1]]()
     cli.end(cli.main(sys.argv[2:]))

@@ -1,10 +1,9 @@
 """The whole product as processes on servers of its own, a ledger of what Kafka has accepted, and the comparison with what it means."""
 
+import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from infra import processes
 from infra.servers import Servers, embedded
 from pipeline import catching_up
 from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.agents import health
 from pipeline.agents.worker import DRAIN_S
 from pipeline.app import ROLES
 from pipeline.core.copies import merge
@@ -32,6 +33,8 @@ from tests.adapters.test_schema_ids import FakeRegistry
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.faults.fail_points import MARK, PLANTED
+from tests.faults.planted import work
+from tests.processes import Forked
 
 PER_KIND = 2
 SLICE = 150
@@ -39,47 +42,22 @@ SLICE = 150
 HEALED_S = 240.0
 
 
-class Worker:
+class Worker(Forked):
     """A process of a part; with a bug or a fail point planted in it if there is one, which may leave a mark."""
 
     def __init__(self, settings: Settings, kind: str, instance: str | None, log: Path, bug: str | None, mark: Path | None = None) -> None:
         self.kind = kind
         self.instance = instance
         self.planted = bug
-        named = [] if instance is None else ["--instance", instance]
-        program = ["pipeline"] if bug is None else ["tests.faults.planted", bug]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *program, "worker", kind, *named, "--parent", str(os.getpid())],
-                env={**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        named = () if instance is None else ("--instance", instance)
+        environment = {**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})}
+        super().__init__(work, bug, ("worker", kind, *named), environment, log)
 
-    def signal(self, number: signal.Signals) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill -9."""
-        self._process.kill()
-        self._process.wait()
-
-    def terminate(self) -> tuple[int, float]:
+    def terminate(self) -> tuple[int | None, float]:
         """SIGTERM: the exit code, and how long it took."""
         began = time.monotonic()
-        self._process.terminate()
-        return self._process.wait(30), time.monotonic() - began
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, None if it is still alive then."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        self.signal(signal.SIGTERM)
+        return self.wait(30), time.monotonic() - began
 
 
 class System:
@@ -87,6 +65,7 @@ class System:
 
     def __init__(self, directory: Path, servers: ExitStack, rng: random.Random, bug: str | None, settings: Settings | None) -> None:
         self.directory = directory
+        self.servers_directory = directory / "servers"
         self._bug = bug
         self._servers = servers
         self.rng = rng
@@ -110,18 +89,25 @@ class System:
 
     def _start_servers(self) -> Settings:
         """Whichever does not run, on its old data."""
-        found = self._servers.enter_context(embedded(self.directory / "servers"))
+        found = self._servers.enter_context(embedded(self.servers_directory))
         self.pids = dict(found.pids)
         return _settings(found)
 
     def _with_registry(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"schema_registry": SchemaRegistry(url=self.registry.url), "data_dir": self.directory})
 
-    def kill_server(self, name: str, away_s: float) -> None:
-        """Kill -9, and after a while it is there again with what it has on disk."""
-        os.kill(self.pids[name], signal.SIGKILL)
-        time.sleep(away_s)
+    @contextmanager
+    def stopped_server(self, name: str) -> Iterator[None]:
+        """Kill -9; at the end of the block it is there again with what it has on disk."""
+        running = processes.identity(self.pids[name])
+        os.kill(running.pid, signal.SIGKILL)
+        until(lambda: not running.is_running(), HEALED_S)
+        yield
         self._start_servers()
+
+    def kill_server(self, name: str, away_s: float) -> None:
+        with self.stopped_server(name):
+            time.sleep(away_s)
 
     @property
     def workers_settings(self) -> Settings:
@@ -137,20 +123,34 @@ class System:
         """A new one."""
         return self.directory / f"mark-{self.rng.random()}"
 
-    def plant(self, points: Mapping[str, str]) -> None:
-        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left."""
+    def plant(self, points: Mapping[str, str], provoke: Callable[[], None] | None = None) -> None:
+        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left.
+
+        `provoke` is called when all are at work, for what does not happen by itself.
+        """
         victims = {kind: self.rng.choice(self.of(kind)) for kind in points}
         planted = []
         for kind, victim in victims.items():
             victim.kill()
             self.end(victim)
+            self._health_of(victim).unlink(missing_ok=True)
             planted.append((self.start(kind, victim.instance, points[kind], mark := self.mark()), mark))
-        for worker, mark in planted:
-            self.publish_until(mark.exists)
-            time.sleep(1.5)
+        if provoke is not None:
+            self.publish_until(lambda: all(self._has_partitions(worker) for worker, _ in planted))
+            provoke()
+        self.publish_until(lambda: all(mark.exists() for _, mark in planted))
+        time.sleep(1.5)
+        for worker, _ in planted:
             worker.kill()
             self.end(worker)
             self.start(worker.kind, worker.instance)
+
+    def _health_of(self, worker: Worker) -> Path:
+        return health.directory(self.settings) / f"{worker.kind}-{worker.instance}.json"
+
+    def _has_partitions(self, worker: Worker) -> bool:
+        file = self._health_of(worker)
+        return file.exists() and bool(json.loads(file.read_text())["partitions"])
 
     def publish_until(self, true: Callable[[], bool]) -> None:
         """Further copies of known events, most of which contradict them, so that every part has something to do."""
@@ -170,6 +170,18 @@ class System:
         code, seconds = worker.terminate()
         assert (code, seconds < DRAIN_S + 2) == (0, True), f"{worker.kind} took {seconds:.1f} s to end with {code}"
         self.end(worker)
+
+    def stop(self, kinds: Sequence[str]) -> list[Worker]:
+        """All of these kinds, by SIGTERM; `again` starts what this returns."""
+        self.all_at_work()
+        stopped = [worker for kind in kinds for worker in self.of(kind)]
+        for worker in stopped:
+            self.terminate(worker)
+        return stopped
+
+    def again(self, stopped: Iterable[Worker]) -> None:
+        for worker in stopped:
+            self.start(worker.kind, worker.instance)
 
     def of(self, kind: str) -> list[Worker]:
         return [worker for worker in self.workers if worker.kind == kind]

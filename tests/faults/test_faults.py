@@ -1,12 +1,15 @@
 """Whatever fails, every accepted record is in the timelines exactly once, or among the failed events with its reason.
 
 One system lives through all faults, while events are published; after each it heals, and ClickHouse is compared with `resolve` of the
-ledger. Moments and victims are drawn: `SEED=n make test-faults` repeats a run, `ROUNDS=n` goes through the faults n times.
+ledger. Their order, moments and victims are drawn: `SEED=n make test-faults` repeats a run, `ROUNDS=n` goes through the faults n times.
+With `FAULTS_MINUTES=n`, as in `make test`, those that do not fit into the time are skipped; which they are differs from seed to seed.
 """
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,37 @@ from tests.end_to_end.collisions import collisions
 from tests.faults import on_neighbours, on_records, on_workers
 from tests.faults.system import PER_KIND, System, whole_system
 
-SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(1_000_000)))
+SEED = int(os.environ.get("SEED") or random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(1_000_000))
+"""Processes of one run of pytest collect the same tests, so they draw the same."""
 ROUNDS = int(os.environ.get("ROUNDS", "1"))
+MINUTES = float(os.environ.get("FAULTS_MINUTES") or "inf")
 LINES = 900
 """Lines that are published during each fault."""
 FAULTS: dict[str, Callable[[System], None]] = {**on_records.FAULTS, **on_workers.FAULTS, **on_neighbours.FAULTS}
-RUNS = [(round_, name) for round_ in range(ROUNDS) for name in FAULTS]
+RUNS = [(round_, name) for round_ in range(ROUNDS) for name in random.Random(f"{SEED} {round_}").sample(list(FAULTS), len(FAULTS))]
 LINES_OF = dict(zip(RUNS, range(0, len(RUNS) * LINES, LINES), strict=True))
+
+
+class Budget:
+    """Time for all faults together: one that would probably not end in it does not begin."""
+
+    def __init__(self) -> None:
+        self._ends = time.monotonic() + MINUTES * 60
+        self._longest = 0.0
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Skips the test if there is too little left."""
+        began = time.monotonic()
+        if began + self._longest > self._ends:
+            pytest.skip(f"no time left of FAULTS_MINUTES={MINUTES:g}: `SEED={SEED} make test-faults` has all faults, in this order")
+        yield
+        self._longest = max(self._longest, time.monotonic() - began)
+
+
+@pytest.fixture(scope="module")
+def budget() -> Budget:
+    return Budget()
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +69,15 @@ def lines() -> list[bytes]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("round_", "name"), RUNS, ids=[f"{name} {round_}" for round_, name in RUNS])
-def test_nothing_is_lost_and_nothing_doubled(system: System, lines: list[bytes], round_: int, name: str, tmp_path: Path) -> None:
+def test_nothing_is_lost_and_nothing_doubled(
+    budget: Budget, system: System, lines: list[bytes], round_: int, name: str, tmp_path: Path
+) -> None:
     print(f"SEED={SEED}")
-    if name == "the disk is full" and not on_neighbours.can_mount(tmp_path):
+    if name in on_neighbours.ON_SMALL_DISKS and not on_neighbours.can_mount(tmp_path):
         pytest.skip("a small disk cannot be mounted here: that needs root")
     start = LINES_OF[round_, name]
-    with system.publishing(lines[start : start + LINES]):
-        FAULTS[name](system)
-    system.check()
+    with budget.spent():
+        with system.publishing(lines[start : start + LINES]):
+            FAULTS[name](system)
+        system.check()
     assert all(len(system.of(kind)) == PER_KIND for kind in ROLES)

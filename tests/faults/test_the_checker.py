@@ -12,7 +12,7 @@ from tests.faults.planted import BUGS
 from tests.faults.system import System, whole_system
 
 SEED = 1
-LINES = 1_500
+LINES = 900
 
 
 @pytest.fixture

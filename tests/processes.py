@@ -1,0 +1,35 @@
+"""Worker processes of tests: forks of one process that has imported everything, which takes seconds, and forking does not."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.agents.counting", "tests.faults.planted"])
+
+
+class Forked:
+    """A process that does `work(*arguments)`."""
+
+    def __init__(self, work: Callable[..., Any], *arguments: object) -> None:
+        self._process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+        self._process.start()
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self._process.pid or 0, number)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.join()
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, None if it is still alive then."""
+        self._process.join(seconds)
+        return self._process.exitcode
