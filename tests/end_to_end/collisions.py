@@ -11,11 +11,14 @@ from tests.builders import DAY, MINUTE, START, event_id, utk
 COOKIES, ADDRESSES, PORTALS = 120, 60, 3
 
 
-def collisions(count: int, seed: int) -> list[bytes]:
-    """`count` JSON lines: 90% events, 5% repeated as they are, the rest less complete, resent and conflicting copies."""
+def collisions(count: int, seed: int, first: int = 0) -> list[bytes]:
+    """`count` JSON lines: 90% events, 5% repeated as they are, the rest less complete, resent and conflicting copies.
+
+    The events are numbered from `first` on, and the number is in their ids.
+    """
     rng = random.Random(seed)
     events: list[dict[str, Any]] = []
-    for number in range(count * 9 // 10):
+    for number in range(first, first + count * 9 // 10):
         events.append(_retraction(rng, number, events) if events and rng.random() < 0.04 else _event(rng, number))
     copies = [_copy(rng, rng.choice(events), share) for share in _shares(count - len(events))]
     return [orjson.dumps(event) for event in (*events, *copies)]

@@ -72,6 +72,8 @@ class System:
         self.log = directory / "workers.log"
         self.ledger: list[Event] = []
         """Every event that Kafka has acknowledged to `publish`, each time it did."""
+        self._further = 10_000_000
+        """Number of the next event that is not among those of the test."""
         self.poison: set[tuple[str, str]] = set()
         """Records that are no events, by topic and value (hexadecimal); all of them differ."""
         self.too_late: list[Event] = []
@@ -153,10 +155,11 @@ class System:
         return file.exists() and bool(json.loads(file.read_text())["partitions"])
 
     def publish_until(self, true: Callable[[], bool]) -> None:
-        """Further copies of known events, most of which contradict them, so that every part has something to do."""
+        """Further events and copies of them, so that every part has something to do."""
 
         def published() -> bool:
-            self._publish(collisions(40, self.rng.randrange(1_000_000)))
+            self._publish(collisions(40, self.rng.randrange(1_000_000), first=self._further))
+            self._further += 40
             return true()
 
         until(lambda: true() or published(), HEALED_S)
