@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults lint types format up down status bench bench-replay lock clean
+.PHONY: help install demo demo-site test test-faults lint types format up down status bench bench-replay lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,6 +28,9 @@ $(INSTALLED): requirements.lock infra/jars.lock
 
 demo: $(INSTALLED) ## the whole pipeline on real input, in under a minute; KEEP=1 leaves it running
 	$(BIN)/python -m pipeline demo $(if $(KEEP),--keep)
+
+demo-site: $(INSTALLED) ## a small site to click around on, and timelines that grow in the terminal; Ctrl-C ends it
+	$(BIN)/python -m pipeline demo-site
 
 test: lint types ## lint, types, and all tests, two files at a time (most of them wait for servers)
 	FAULTS_MINUTES=$${FAULTS_MINUTES-12} $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -33,6 +33,7 @@ for command in (
     asking.config,
     servers.migrate,
     parts.demo,
+    parts.demo_site,
 ):
     app.command()(command)
 app.add_typer(servers.topics_app, name="topics")

@@ -101,6 +101,13 @@ def timeline(settings: Settings, portal: int, *, email: str | None = None, conta
     return Timeline(tuple(_introduced(found) for found in contacts), tuple(entries))
 
 
+def everybody(client: Client) -> Iterator[Entry]:
+    """The events of all portals, nobody's too, each with its owner; for looking on while there are few."""
+    names = Entry.__struct_fields__
+    rows = client.execute(f"SELECT {', '.join(_column(name) for name in names)} FROM timeline")
+    return (Entry(**dict(zip(names, row, strict=True))) for row in rows)
+
+
 def in_words(shown: Timeline) -> Iterator[tuple[str, str, str, str, str]]:
     """For each event when, what, where, in which session, and whose it is and why."""
     by_id = {entry.event_id: entry for entry in shown}

@@ -6,19 +6,18 @@ Read it from the top: `_perform` does what a user of the pipeline does, in that 
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from confluent_kafka import Producer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.demo import report, visibility
 from infra.demo.script import EMAIL, Json, Script, script, write
-from infra.demo.stage import Stage, running, stage
+from infra.demo.stage import Stage, console, running, stage, step
 from pipeline import catching_up, logs, timelines
 from pipeline.adapters import clickhouse, kafka, topics
 from pipeline.adapters.avro import Registry
@@ -32,8 +31,6 @@ from pipeline.timelines import Timeline
 
 DIRECTORY = Path(".data/demo")
 PATIENCE_S = 60.0
-
-console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +48,10 @@ def play(*, keep: bool = False, directory: Path = DIRECTORY) -> None:
     logs.configure(Log(level="warning"))
     began, scenes = time.monotonic(), script()
     with ExitStack() as put_away:
-        with _step("Kafka and ClickHouse run"):
+        with step("Kafka and ClickHouse run"):
             ready = put_away.enter_context(stage(directory))
         put_away.enter_context(running(ready))
-        with _step("topics and tables exist"):  # the parts see to it too; meanwhile they start
+        with step("topics and tables exist"):  # the parts see to it too; meanwhile they start
             topics.create_topics(ready.settings)
             clickhouse.migrate(ready.settings)
         performance = _perform(ready, scenes, directory)
@@ -69,16 +66,16 @@ def play(*, keep: bool = False, directory: Path = DIRECTORY) -> None:
 
 def _perform(ready: Stage, scenes: Script, directory: Path) -> Performance:
     settings, sign_up = ready.settings, scenes.sign_up
-    with _step(f"{len(scenes.history):,} events published: a day of www.ksc.nasa.gov, and a few visitors"):
+    with step(f"{len(scenes.history):,} events published: a day of www.ksc.nasa.gov, and a few visitors"):
         publish(settings, write(scenes.history, directory / "history.jsonl"))
     _watch(settings, len(scenes.history))
     before = timelines.timeline(settings, sign_up["portal_id"], utk=sign_up["utk"])
-    with _step(f"{len(scenes.forms)} forms published, one after the other, each visible in ClickHouse"):
+    with step(f"{len(scenes.forms)} forms published, one after the other, each visible in ClickHouse"):
         seconds = _publish_forms(settings, scenes)
     everything = (*scenes.history, *scenes.forms)
     write(everything, directory / "events.jsonl")
     _wait(settings)
-    with _step("compared with `resolve`"):
+    with step("compared with `resolve`"):
         equal = visibility.all_shown(clickhouse.connect(settings)) == visibility.all_owners(visibility.resolved(everything).events)
     return Performance(before, timelines.timeline(settings, sign_up["portal_id"], email=EMAIL), seconds, equal)
 
@@ -141,12 +138,3 @@ def _wait_for_a_signal() -> None:
         signal.pause()
     except KeyboardInterrupt:
         console.print("stopping ...")
-
-
-@contextmanager
-def _step(done: str) -> Iterator[None]:
-    """Says what was done, and how long it took."""
-    began = time.monotonic()
-    with console.status(f"{done} ..."):
-        yield
-    console.print(f"[green]✓[/] {done} [dim]({time.monotonic() - began:.1f} s)")

@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from infra import servers
 from pipeline import settings as reading
@@ -17,6 +20,8 @@ from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.settings_sources import FILE_VARIABLE, NO_FILE, PREFIX
 from pipeline.supervise import GRACE_S
+
+console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ def stage(directory: Path) -> Iterator[Stage]:
 
     However the block ends (Ctrl-C, SIGTERM and kill -9 included), the servers end too. UserError if `directory` is in use.
     """
-    with _ended_by_sigterm(), _only_one(directory), ExitStack() as put_away:
+    with _ended_by_signals(), _only_one(directory), ExitStack() as put_away:
         servers.stop(directory)
         shutil.rmtree(directory, ignore_errors=True)
         embedded = put_away.enter_context(servers.embedded(directory))
@@ -47,9 +52,11 @@ def stage(directory: Path) -> Iterator[Stage]:
 
 
 @contextmanager
-def running(stage: Stage, workers: int = 1) -> Iterator[int]:
-    """All parts, as `python -m pipeline run` starts them; gives the supervisor's process id."""
+def running(stage: Stage, workers: int = 1, *, edge: bool = False) -> Iterator[int]:
+    """All parts, with the collector if `edge`, as `python -m pipeline run` starts them; gives the supervisor's process id."""
     command = [sys.executable, "-m", "pipeline", "run", "--workers", str(workers), "--parent", str(os.getpid())]
+    if edge:
+        command.append("--edge")
     with stage.log.open("ab") as log:
         run = subprocess.Popen(
             command,
@@ -69,6 +76,15 @@ def running(stage: Stage, workers: int = 1) -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 run.kill()  # the parts die with it
                 run.wait()
+
+
+@contextmanager
+def step(done: str) -> Iterator[None]:
+    """Says what was done, and how long it took."""
+    began = time.monotonic()
+    with console.status(f"{done} ..."):
+        yield
+    console.print(f"[green]✓[/] {done} [dim]({time.monotonic() - began:.1f} s)")
 
 
 def settings_of(directory: Path) -> Settings:
@@ -92,13 +108,13 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does: with an exception, so that everything is put away."""
+def _ended_by_signals() -> Iterator[None]:
+    """Signals end the block with an exception, so that everything is put away; SIGINT also where a shell had it ignored (`&`)."""
 
     def end(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

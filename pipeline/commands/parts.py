@@ -1,4 +1,4 @@
-"""The parts of the pipeline: one of them, all of them on this machine, and a day of traffic through all of them."""
+"""The parts of the pipeline: one of them, all of them on this machine, and the demonstrations on all of them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -53,3 +53,10 @@ def demo(
     from infra.demo.play import play
 
     play(keep=keep)
+
+
+def demo_site() -> None:
+    """Serve a small site to click around on, on servers of its own, and show the timelines as they grow, until Ctrl-C."""
+    from infra.demo_site.play import play
+
+    play()

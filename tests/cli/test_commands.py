@@ -27,6 +27,7 @@ COMMANDS = [
     "dead-letters",
     "replay",
     "demo",
+    "demo-site",
     "edge",
     "link",
     "debug",

@@ -1,0 +1,1 @@
+"""A small site for a browser, on the whole pipeline: click around, and see the timelines grow."""
