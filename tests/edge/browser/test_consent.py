@@ -1,5 +1,6 @@
 """What each consent mode lets a browser write, read and send."""
 
+import time
 from uuid import uuid4
 
 import pytest
@@ -101,7 +102,9 @@ def test_withdrawn_with_a_hit_in_flight(world: World, browser: Browser) -> None:
     assert first is not None
     until(lambda: browser.execute_script("return localStorage.getItem('__hsqueue2')") == "[]", "everything is sent")
     with world.silent():
-        browser.execute_script("_hsq.push(['trackPageView'], ['setConsent', false])")
+        browser.execute_script("_hsq.push(['trackPageView'])")
+        time.sleep(0.5)  # the request leaves with the cookie
+        browser.execute_script("_hsq.push(['setConsent', false])")
         assert "hubspotutk" not in browser.cookies()
         assert browser.execute_script("return localStorage.getItem('__hsqueue2')") is None
     assert [view.utk for view in world.has_views(3)][1:] == [first, first]
@@ -112,7 +115,9 @@ def test_withdrawn_with_a_hit_in_flight(world: World, browser: Browser) -> None:
     second = browser.cookies()["hubspotutk"]
     world.has_views(4)
     with world.silent():
-        browser.execute_script("_hsq.push(['trackPageView'], ['setConsent', false], ['setConsent', true])")
+        browser.execute_script("_hsq.push(['trackPageView'])")
+        time.sleep(0.5)
+        browser.execute_script("_hsq.push(['setConsent', false], ['setConsent', true])")
         third = browser.cookies()["hubspotutk"]
     until(lambda: world.answers(third), "the last answer is sent")
     assert len({first, second, third}) == 3
