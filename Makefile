@@ -64,10 +64,12 @@ bench: $(INSTALLED) ## measure speed and memory end to end
 bench-replay: $(INSTALLED) ## measure the bulk rebuild of a replay; EVENTS=n COOKIES=n
 	$(BIN)/python -m bench.replay $(if $(EVENTS),--events $(EVENTS)) $(if $(COOKIES),--cookies $(COOKIES))
 
-lock: $(INSTALLED) ## resolve pyproject.toml and infra/jars.in again; UPGRADE=1 takes the newest versions
+lock: $(INSTALLED) ## resolve pyproject.toml and infra/jars.in again, list their licences; UPGRADE=1 takes the newest versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev $(if $(UPGRADE),--upgrade) \
 		--output-file requirements.lock pyproject.toml
 	$(BIN)/python -m infra.jars --lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/python -m infra.licences
 
 clean: ## remove .venv, caches of tools and the embedded servers' data (after stopping them)
 	@if [ -x $(BIN)/python ] && [ -d .data ]; then $(BIN)/python -m infra.servers down; fi

@@ -90,7 +90,7 @@ def _download(coordinate: str, repository: Path) -> Path:
     import requests
 
     try:
-        return Path(_maven(repository).create_dependency(coordinate).artifact.resolve())
+        return Path(maven(repository).create_dependency(coordinate).artifact.resolve())
     except (requests.RequestException, RuntimeError, OSError) as error:
         raise UserError(
             f"the Kafka jar {coordinate} cannot be fetched: {error}\n"
@@ -99,7 +99,7 @@ def _download(coordinate: str, repository: Path) -> Path:
         ) from None
 
 
-def _maven(repository: Path) -> Any:
+def maven(repository: Path) -> Any:
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
     from jgo.maven._core import DEFAULT_REMOTE_REPOS
@@ -114,8 +114,8 @@ def _maven(repository: Path) -> Any:
 def resolve(coordinates: Path = COORDINATES) -> Iterator[Jar]:
     """What the coordinates and everything that they need at run time resolve to now, with the sums of what was fetched."""
     with tempfile.TemporaryDirectory() as scratch:
-        maven = _maven(Path(scratch))
-        named, transitive = maven.resolver.resolve([maven.create_dependency(line) for line in _lines(coordinates)])
+        repository = maven(Path(scratch))
+        named, transitive = repository.resolver.resolve([repository.create_dependency(line) for line in _lines(coordinates)])
         artifacts = [dependency.artifact for dependency in [*named, *transitive] if dependency.scope in (None, "compile", "runtime")]
         with ThreadPoolExecutor(PARALLEL) as threads:
             for artifact, path in zip(artifacts, threads.map(lambda artifact: artifact.resolve(), artifacts), strict=True):

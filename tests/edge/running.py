@@ -22,7 +22,8 @@ from pipeline.core.events import Event
 from pipeline.settings import Settings
 
 SITE, ASKING, OTHER = 7, 8, 9
-KEY, OTHER_KEY = "11" * 32, "22" * 32
+NOTIFYING, ASKING_BY_CATEGORY, LETTING_OUT = 11, 12, 13
+KEY, OTHER_KEY, NEW_KEY = "11" * 32, "22" * 32, "33" * 32
 SERVER_KEY = "of the site's server"
 ORIGIN = "http://www.site.localhost"
 PERSON = {"Origin": ORIGIN, "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/150.0.0.0 Safari/537.36"}
@@ -48,8 +49,23 @@ id = 9
 domains = ["other.localhost"]
 keys = ["env:EDGE_OTHER_KEY"]
 limits = { requests_per_minute_and_ip = 20 }
+
+[[portals]]
+id = 11
+domains = ["site.localhost"]
+consent = { mode = "notify" }
+
+[[portals]]
+id = 12
+domains = ["site.localhost"]
+consent = { mode = "opt_in_categories" }
+
+[[portals]]
+id = 13
+domains = ["site.localhost"]
+consent = { mode = "opt_out" }
 """
-SECRETS = {"EDGE_KEY": KEY, "EDGE_OTHER_KEY": OTHER_KEY, "EDGE_SERVER_KEY": SERVER_KEY}
+SECRETS = {"EDGE_KEY": KEY, "EDGE_OTHER_KEY": OTHER_KEY, "EDGE_NEW_KEY": NEW_KEY, "EDGE_SERVER_KEY": SERVER_KEY}
 
 
 def until(holds: Callable[[], Any], what: str, seconds: float = 60) -> Any:
@@ -154,7 +170,7 @@ def raw_values(settings: Settings) -> list[bytes]:
     deadline = time.monotonic() + 60
     while open_ends:
         assert time.monotonic() < deadline
-        for message in consumer.consume(10_000, timeout=1):
+        for message in consumer.consume(10_000, timeout=0.05):
             assert message.error() is None
             values.append(message.value() or b"")
             place = (message.topic() or "", message.partition() or 0)

@@ -16,7 +16,24 @@ from pipeline.core.events import EmailClick, FormSubmission, Millis, PageView, P
 from pipeline.edge.core import links, sealing
 from pipeline.settings import Settings
 from tests.builders import utk
-from tests.edge.running import ASKING, KEY, ORIGIN, OTHER, OTHER_KEY, PERSON, SERVER_KEY, SITE, Running, events, raw_values, until
+from tests.edge.running import (
+    ASKING,
+    ASKING_BY_CATEGORY,
+    KEY,
+    LETTING_OUT,
+    NEW_KEY,
+    NOTIFYING,
+    ORIGIN,
+    OTHER,
+    OTHER_KEY,
+    PERSON,
+    SERVER_KEY,
+    SITE,
+    Running,
+    events,
+    raw_values,
+    until,
+)
 
 PAGE = f"{ORIGIN}/a"
 NONCE = bytes(12)
@@ -130,33 +147,44 @@ def shared(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 CANARIES = ("canary@x.io", "canary%40x.io", "Canary/9", "127.0.0.1", utk("canary"))
+NO: dict[str, Any] = {"consent": {"analytics": False}}
+SAID_NO: list[tuple[int, dict[str, Any], dict[str, str]]] = [
+    *((portal, NO, {}) for portal in (SITE, NOTIFYING, ASKING, ASKING_BY_CATEGORY, LETTING_OUT)),
+    *((portal, {}, {}) for portal in (ASKING, ASKING_BY_CATEGORY)),
+    *((LETTING_OUT, {}, {signal: "1"}) for signal in ("Sec-GPC", "DNT")),
+    (ASKING, {"consent": {"analytics": "true", "mode": "off"}, "mode": "off"}, {}),
+]
+"""Portal, what the hit says, what the request says: a no, silence that is one, the browser's objection, a claim that no mode allows."""
 
 
-def test_after_a_no_canaries_are_nowhere(edge: Running, settings: Settings) -> None:
-    """Topics, spool and logs are looked through byte by byte after hits without consent, forms' own contents aside."""
-    person = {**PERSON, "User-Agent": "Mozilla/5.0 Canary/9", "Cookie": f"hubspotutk={utk('canary')}"}
-    hit = view(
+def canary_view(**more: Any) -> dict[str, Any]:
+    """A page view with something personal wherever there is room for it."""
+    return view(
         url=f"{PAGE}/canary@x.io?mail=canary%40x.io&utm_source=ok",
         referrer="http://www.site.localhost/?q=canary@x.io",
         title="canary@x.io",
         utk=utk("canary"),
         hstc=f"1.{utk('canary')}.1.1.1.1",
-        properties={"mail": "canary@x.io"},
+        properties={"mail": "canary@x.io", "messages_utk": utk("canary")},
+        **more,
     )
-    said: list[dict[str, Any]] = [{}, {"consent": {"analytics": False}}, {"consent": {"analytics": "true", "mode": "off"}}]
-    for more in said:
-        assert edge.post(hit | {"event_id": str(uuid4())} | more, ASKING, person).json()["accepted"] == 1
-        assert edge.post(hit | {"type": "identify", "email": "canary@x.io"} | more, ASKING, person).json()["accepted"] == 0
-        assert (
-            edge.post(hit | {"type": "custom_event", "name": "bought", "event_id": str(uuid4())} | more, ASKING, person).json()["accepted"]
-            == 1
-        )
-    assert edge.get(f"/e/{ASKING}.gif?url={PAGE}?mail=canary@x.io", person).status_code == 200
+
+
+def test_after_a_no_canaries_are_nowhere(edge: Running, settings: Settings) -> None:
+    """In each consent mode, topics and logs are looked through byte by byte after hits without consent (the spool: test_kafka_away)."""
+    person = {**PERSON, "User-Agent": "Mozilla/5.0 Canary/9", "Cookie": f"hubspotutk={utk('canary')}"}
+    for portal, said, objection in SAID_NO:
+        kinds = [{}, {"type": "identify", "email": "canary@x.io"}, {"type": "custom_event", "name": "bought"}, {"type": "email_click"}]
+        told = edge.post([canary_view(**said) | kind for kind in kinds], portal, person | objection).json()
+        refused = [(refusal["position"], refusal["reason"]) for refusal in told["refused"]]
+        assert (told["accepted"], refused) == (2, [(1, "no_consent"), (3, "no_consent")]), (portal, said, objection)
+    for portal in (ASKING, ASKING_BY_CATEGORY):
+        assert edge.get(f"/e/{portal}.gif?url={PAGE}?mail=canary@x.io", person).status_code == 200
     assert edge.stop() == 0
-    told = raw_values(settings)
-    assert len(told) == 7
+    records = raw_values(settings)
+    assert len(records) == 2 * len(SAID_NO) + 2
     files = [path for path in edge.directory.rglob("*") if path.is_file() and path.name != "portals.toml"]
-    seen = b"\n".join([*told, *(path.read_bytes() for path in files)]).replace(edge.at.encode(), b"").replace(b"host=127.0.0.1", b"")
+    seen = b"\n".join([*records, *(path.read_bytes() for path in files)]).replace(edge.at.encode(), b"").replace(b"host=127.0.0.1", b"")
     servers = settings.kafka.bootstrap_servers.encode()
     assert [canary for canary in CANARIES if canary.encode() in seen.replace(servers, b"")] == []
 
@@ -284,6 +312,60 @@ def test_portals_are_read_again(edge: Running) -> None:
     until(lambda: "the portals stay as they were" in edge.log, "the mistake is in the log")
     assert re.search(r"portals\.0\.id = 0: input should be greater than", edge.log)
     assert edge.post(view()).status_code == 202
+
+
+def test_keys_are_rotated(edge: Running) -> None:
+    """A new key before the old one: links of both lead on. The old one taken out: its links are none, clicks and visitors neither."""
+    file = edge.directory / "portals.toml"
+    stated = file.read_text()
+    old, new = link(), link(key=NEW_KEY)
+    click, token = landing(edge.get(old)), carried(edge)
+    assert edge.get(new).status_code == 404
+    file.write_text(stated.replace('"env:EDGE_KEY"', '"env:EDGE_NEW_KEY", "env:EDGE_KEY"'))
+    edge.send(signal.SIGHUP)
+    until(lambda: edge.get(new).status_code == 302, "the new key is known")
+    assert edge.get(old).status_code == 302
+    assert adopted(edge, token) == utk("a")
+    file.write_text(stated.replace('"env:EDGE_KEY"', '"env:EDGE_NEW_KEY"'))
+    edge.send(signal.SIGHUP)
+    until(lambda: edge.get(old).status_code == 404, "the old key is gone")
+    assert edge.get(new).status_code == 302
+    assert adopted(edge, token) is None
+    back = edge.post({"type": "email_click", "click": click, "utk": utk("a")})
+    assert back.json()["refused"] == [{"position": 0, "reason": "invalid_click"}]
+
+
+def carried(edge: Running, **more: Any) -> str:
+    """The token with which visitor `a` goes to another domain of the portal."""
+    token = edge.post({"type": "carry", "utk": utk("a")} | more).json()["token"]
+    assert isinstance(token, str)
+    return token
+
+
+def adopted(edge: Running, token: Any, **options: Any) -> Any:
+    """The visitor that a page gets for a token."""
+    return edge.post({"type": "adopt", "token": token}, **options).json()["utk"]
+
+
+def test_the_one_answer_that_holds_a_utk(edge: Running, settings: Settings) -> None:
+    """`adopt` gives it for a sealed token alone, to a page of the portal, uncached and without a cookie; the log has it nowhere."""
+    token = carried(edge)
+    assert utk("a") not in token
+    answer = edge.post({"type": "adopt", "token": token}, headers=PERSON | {"Cookie": f"hubspotutk={utk('victim')}"})
+    assert answer.json() == {"utk": utk("a")}
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Set-Cookie" not in answer.headers
+    stranger = edge.post({"type": "adopt", "token": token}, headers={**PERSON, "Origin": "https://evil.example"})
+    assert (stranger.status_code, utk("a") in stranger.text) == (403, False)
+    assert adopted(edge, token, portal=ASKING) is None
+    sealed_link, sealed_click = link().removeprefix("/l/"), landing(edge.get(link()))
+    tries: list[Any] = [sealed_link, sealed_click, token[:-2], utk("a"), "", None, {}]
+    assert [adopted(edge, forged) for forged in tries] == [None] * len(tries)
+    refused = edge.post({"type": "carry", "utk": utk("a")}, ASKING)
+    assert refused.json() == {"token": None}, "no consent"
+    assert edge.stop() == 0
+    assert utk("a") not in edge.log + token
+    assert not any(utk("a").encode() in record for record in raw_values(settings))
 
 
 def test_several_processes_share_the_port(settings: Settings, tmp_path: Any) -> None:

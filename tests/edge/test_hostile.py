@@ -5,8 +5,10 @@ import json
 import resource
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
@@ -91,6 +93,43 @@ def test_no_body_is_a_5xx(shared: Running, body: bytes) -> None:
         for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             answer = requests.post(shared.at + path, data=body, headers={**PERSON, "Content-Type": kind}, timeout=30, allow_redirects=False)
             assert answer.status_code in (202, 303, 400, 413), (path, kind, answer.text)
+
+
+@st.composite
+def nearly_json(draw: st.DrawFn) -> bytes:
+    """JSON as a sender gets it wrong: cut short, with bytes changed, put in or said twice, or nested without end."""
+    whole = json.dumps(
+        draw(st.sampled_from([{"hits": [view(utk="0" * 32)]}, {"fields": [{"name": "email", "value": "ann@x.io"}]}]))
+    ).encode()
+    at = draw(st.integers(0, len(whole)))
+    wrong = draw(
+        st.sampled_from(
+            [b"", b"\x00", b"\xff", b"\xed\xa0\x80", b"\\u12", b'"', b"[" * 5_000, b"{" * 5_000, b"NaN", b"1e999", b"-", b"\xef\xbb\xbf"]
+        )
+    )
+    return whole[:at] + wrong + whole[at + draw(st.integers(0, 40)) :]
+
+
+@pytest.mark.timeout(600)
+@settings(fuzz, max_examples=500)
+@given(body=nearly_json(), is_form=st.booleans())
+def test_malformed_json_in_500_forms(shared: Running, connection: requests.Session, body: bytes, is_form: bool) -> None:
+    """Each is answered by what it is: not JSON, or JSON of which something is right or wrong; the connection stays in step."""
+    path = f"/forms/{SITE}/contact" if is_form else f"/e/{SITE}"
+    answer = connection.post(shared.at + path, data=body, headers={**PERSON, "Content-Type": "application/json"}, timeout=30)
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        assert (answer.status_code, answer.json()) == (400, {"error": "malformed_json"})
+    else:
+        assert answer.status_code in (202, 400)
+        assert answer.json() != {"error": "malformed_json"}
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
 
 
 @fuzz

@@ -6,7 +6,6 @@ The ledger is what the client was told; the topics are what Kafka says.
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from signal import SIGKILL
 from uuid import uuid4
 
@@ -15,25 +14,26 @@ import requests
 
 from pipeline.settings import Settings
 from tests.agents.test_kafka_away import Broker
-from tests.edge.running import Running, events, until
-from tests.edge.test_collector import view
+from tests.edge.running import ASKING, PERSON, SITE, Running, events, until
+from tests.edge.test_collector import CANARIES, NO, canary_view, view
 
 AWAY_S = 60
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path / "kafka")
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Runs before and after each test."""
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
     broker.start()
     yield broker
     broker.kill()
 
 
-@pytest.fixture
-def edge(broker: Broker, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def edge(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A collector on a broker of its own, which runs."""
     settings = Settings.model_validate({"kafka": {"bootstrap_servers": broker.at}})
-    edge = Running(settings, tmp_path)
+    edge = Running(settings, tmp_path_factory.mktemp("edge"))
     edge.start()
     yield edge
     edge.stop(SIGKILL)
@@ -97,10 +97,18 @@ def test_kafka_is_killed_for_a_minute_under_load(edge: Running, broker: Broker) 
 
 @pytest.mark.timeout(400)
 def test_a_collector_is_killed_with_a_filled_spool(edge: Running, broker: Broker) -> None:
-    """A kill -9 under load while Kafka is away, and a torn last record: the next process brings all of it to Kafka."""
+    """A kill -9 under load while Kafka is away, and a torn last record: the next process brings all of it to Kafka.
+
+    The spool holds what came after a no, too, and nothing of who sent it.
+    """
     broker.kill()
     load = Load(edge)
     until(lambda: len(load.accepted) > 200, "hits are accepted without Kafka", 120)
+    said = [edge.post(canary_view(**NO), portal, {**PERSON, "User-Agent": "Canary/9"}) for portal in (SITE, ASKING)]
+    assert [answer.json()["accepted"] for answer in said] == [1, 1]
+    spooled = b"".join(path.read_bytes() for path in edge.spool.rglob("*.spool"))
+    assert spooled.count(b"utm_source=ok") == 2
+    assert [canary for canary in CANARIES if canary.encode() in spooled] == []
     edge.stop(SIGKILL)
     accepted = load.stop()
     newest = max(edge.spool.rglob("*.spool"))

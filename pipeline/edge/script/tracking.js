@@ -116,6 +116,13 @@ function setConsent(given) {
   release();
 }
 
+// The answer to what was on its way when its sender withdrew may have brought the cookie back; `sender` is that utk.
+function keepForgotten(sender) {
+  if (!sender || (visitor && visitor.utk === sender) || readCookies().hubspotutk !== sender) return;
+  if (visitor) writeCookie("hubspotutk", visitor.utk, HALF_YEAR);
+  else deleteCookies(ANALYTICS);
+}
+
 function forget() {
   deleteCookies(ANALYTICS);
   visitor = null;
@@ -252,6 +259,7 @@ function packed() {
 function flush(host) {
   if (flying || !queue.length || host >= hosts.length) return;
   const { hits, body } = packed();
+  const sender = visitor && visitor.utk;
   flying = true;
   const done = (leaves) => {
     flying = false;
@@ -270,6 +278,7 @@ function flush(host) {
     headers: { "Content-Type": "text/plain" },
   }).then(
     safely((answer) => {
+      keepForgotten(sender);
       const busy = answer.status === 429 || answer.status >= 500;
       done(!busy);
       if (busy) again();
@@ -451,6 +460,7 @@ const run = safely((command) => {
 const SETTINGS = ["setPath", "identify", "doNotTrack", "addPrivacyConsentListener", "addIdentityListener"];
 
 function start() {
+  if (answered() && !allowed().analytics) deleteCookies(ANALYTICS);
   recover();
   const waiting = [].concat(win._hsq || [], win._hsp || []);
   win._hsq = { push: (...given) => given.forEach(run) };
