@@ -17,6 +17,10 @@ THREADS = 3
 PAUSE_S = 0.25
 """The calls for a lane begin at least so far apart. One that comes after a quiet time begins at once; many small ones would cost more
 than their work: each is a transaction."""
+PACE = 4
+"""Under load it is so many times as long as the last call took ..."""
+LONGEST_S = 1.0
+"""... up to this."""
 
 
 class Work(Protocol):
@@ -45,8 +49,8 @@ class Lanes:
         self._waiting: defaultdict[int, list[Any]] = defaultdict(list)
         self._records_waiting = 0
         self._tasks: dict[int, Awaitable[None]] = {}
-        self._began: dict[int, float] = {}
-        """When the last call for each lane began, in the loop's time."""
+        self._due: dict[int, float] = {}
+        """When the next call for each lane may begin, in the loop's time."""
         self._moved = asyncio.Event()
 
     async def put(self, event: Any) -> None:
@@ -70,13 +74,15 @@ class Lanes:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting[lane]:
-                await self._pause(self._began.get(lane, 0.0) + PAUSE_S - loop.time())
-                self._began[lane] = loop.time()
+                await self._pause(self._due.get(lane, 0.0) - loop.time())
+                began = loop.time()
                 events = self._waiting.pop(lane)
                 batches = [event.value for event in events]
                 self._records_waiting -= sum(map(len, batches))
                 self._moved.set()
-                self._done(events, await loop.run_in_executor(self._threads, self._work.settle, batches))
+                done = await loop.run_in_executor(self._threads, self._work.settle, batches)
+                self._due[lane] = began + max(PAUSE_S, min(PACE * (loop.time() - began), LONGEST_S))
+                self._done(events, done)
         except Exception as error:  # noqa: BLE001  # whatever it is: nothing may be acked after it
             self._failed(error)
         finally:

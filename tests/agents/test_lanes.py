@@ -46,6 +46,7 @@ def event(offset: int, partition: int = 0, records: int = 1, value: bytes = b"v"
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(module, "PACE", 0)
 
 
 def played(work: Slow, play: Callable[[Lanes], Awaitable[None]], most_waiting: int = 100) -> tuple[list[list[int]], list[BaseException]]:
@@ -141,3 +142,20 @@ def test_calls_for_a_lane_begin_apart_but_the_first_at_once(monkeypatch: pytest.
             await asyncio.sleep(0.02)
 
     assert played(work, play) == ([[0], [1, 2, 3, 4]], [])
+
+
+def test_after_a_long_call_more_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one call takes in says how much the next should be worth."""
+    monkeypatch.setattr(module, "PACE", 10)
+    work = Slow()
+
+    async def play(lanes: Lanes) -> None:
+        await lanes.put(event(0))
+        await asyncio.sleep(0.2)
+        for _ in range(10):
+            work.go.release()
+        for offset in (1, 2):
+            await lanes.put(event(offset))
+            await asyncio.sleep(0.05)
+
+    assert played(work, play) == ([[0], [1, 2]], [])
