@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import select
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ class Forked:
     """A process that does `work(*arguments)`."""
 
     def __init__(self, work: Callable[..., Any], *arguments: object) -> None:
-        self._process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+        self._process = CONTEXT.Process(target=_ending_with, args=(os.getpid(), work, *arguments), daemon=True)
         self._process.start()
 
     def is_alive(self) -> bool:
@@ -33,3 +35,15 @@ class Forked:
         """The exit code, None if it is still alive then."""
         self._process.join(seconds)
         return self._process.exitcode
+
+
+def _ending_with(parent: int, work: Callable[..., Any], *arguments: object) -> None:
+    """Does the work, and ends when the tests' process does, by kill -9 too: the process that was forked may outlive it."""
+    watched = os.pidfd_open(parent)
+
+    def watch() -> None:
+        select.select([watched], [], [])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    work(*arguments)
