@@ -192,12 +192,15 @@ class Gate:
                     break
                 sink.sendall(data)
                 passed += len(data)
+        with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
     def _answer(self, source: socket.socket, sink: socket.socket) -> None:
+        """A server that breaks the connection breaks ours; else we would wait for its answer."""
         with suppress(OSError):
             while data := source.recv(65536):
                 if self.swallows_answers:
                     break
                 sink.sendall(data)
+        with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
