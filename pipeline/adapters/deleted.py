@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
+from pipeline.adapters import kafka
 from pipeline.errors import UserError
 from pipeline.logs import logger
 from pipeline.settings import Settings
@@ -60,9 +61,12 @@ def begin(settings: Settings, consumer: Consumer, reader: str, found: Message, m
     """
     place = TopicPartition(str(found.topic()), found.partition() or 0)
     due = consumer.position([place])[0].offset
-    if due < 0:
-        due = consumer.committed([place], _TIMEOUT_S)[0].offset
-    first, end = consumer.get_watermark_offsets(place, _TIMEOUT_S)
+    try:
+        if due < 0:
+            due = consumer.committed([place], _TIMEOUT_S)[0].offset
+        first, end = consumer.get_watermark_offsets(place, _TIMEOUT_S)
+    except KafkaException as exception:
+        raise kafka.refusal(settings, exception, kafka.reading(settings, exception.args[0], place.topic, reader)) from None
     if due > end:
         where = f"{place.topic}[{place.partition}] ends at offset {end:,}, and {reader} has come to {due:,}: it was made anew"
         if made_anew:

@@ -284,7 +284,8 @@ def test_timeline_of_equals_timeline(client: Client, registry: Registry) -> None
     )
     order = "ORDER BY occurred_at, toString(event_id)"
     whole = client.execute(f"SELECT portal_id, toString(contact_id), utk, {columns} FROM timeline {order}")
-    for portal, contact in client.execute("SELECT portal_id, toString(contact_id) FROM contacts ORDER BY contact_id LIMIT 12"):
+    some = client.execute("SELECT portal_id, toString(contact_id) FROM contacts WHERE merged_into IS NULL ORDER BY contact_id LIMIT 12")
+    for portal, contact in some:
         narrow = client.execute(f"SELECT {columns} FROM timeline_of(portal = {portal}, contact = '{contact}', cookie = '') {order}")
         assert narrow == [row[3:] for row in whole if row[:2] == (portal, contact)] != []
     for portal, cookie in client.execute("SELECT portal_id, utk FROM links GROUP BY 1, 2 ORDER BY count() DESC, 2 LIMIT 6"):

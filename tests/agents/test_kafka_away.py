@@ -20,7 +20,8 @@ class Broker:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._ports = [ports.choose([]), ports.choose([])]
+        first = ports.choose([])
+        self._ports = [first, ports.choose([first])]
         self._process: processes.Identity | None = None
         self.at = f"{ports.LOOPBACK}:{self._ports[0]}"
 

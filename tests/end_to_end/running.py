@@ -48,4 +48,4 @@ def children(pid: int) -> list[int]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    return {**os.environ, **settings.environment()}
+    return {**os.environ, **settings.environment(), "COLUMNS": "200"}
