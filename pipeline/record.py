@@ -62,6 +62,7 @@ _CONSUMER = {
     "heartbeat.interval.ms": 3_000,
     "queued.max.messages.kbytes": 32_768,
     "auto.offset.reset": "error",  # see deleted.begin
+    "topic.metadata.refresh.interval.ms": 10_000,  # a topic that we may not see any more at a rebalance is otherwise missed for 5 minutes
     "fetch.min.bytes": 1 << 20,  # few large fetches; none waits longer for more than the next line says
     "fetch.wait.max.ms": 100,
 }

@@ -132,8 +132,9 @@ def test_rights_that_are_taken_away_end_a_worker_that_runs(
     try:
         until(lambda: "ready" in log.read_text(), WAIT_S)
         without(settings, kind, name, part)
-        published = command(settings, "publish", str(events))
-        assert published.returncode == 0, published.stderr
+        if part != "record":  # which notices without, and would put them into the tables that other tests read
+            published = command(settings, "publish", str(events))
+            assert published.returncode == 0, published.stderr
         assert worker.wait(WAIT_S) == 1
     finally:
         worker.kill()
