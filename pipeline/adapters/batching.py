@@ -14,6 +14,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `on_partitions_revoked` | Faust forgets the acks before it waits for the streams; we wait and commit first |
 | `seek_to_committed` | a partition without a committed offset goes back to its beginning, too |
 | `_commit` (thread) | a commit that fails is tried again; Faust's would end the worker |
+| `_commit_offsets` | what failed counts as not committed; and Faust draws a table of the offsets each time, for a log that nobody reads |
 | `_fetch_records`, `_commit` | a right that was taken away ends the worker with a message; Faust would wait for ever |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
@@ -45,6 +46,10 @@ from pipeline.logs import logger
 SCHEME = "batched"
 FETCH_WAIT_MS = 100
 """How long the broker may hold a fetch that finds less than `FETCH_ENOUGH_BYTES`; so also what waiting for more can cost a record."""
+LOADED_RECORDS = 500
+"""A fetch that finds so many says that there is load: the next one may wait longer ..."""
+LOADED_FETCH_WAIT_MS = 400
+"""... so that there are fewer and larger batches: Faust takes a millisecond for each, however small."""
 FETCH_ENOUGH_BYTES = 1 << 20
 """A fetch that finds so much is answered at once. Batches that are worth their transaction make the whole several times as fast."""
 FETCH_BYTES = 4 << 20
@@ -142,8 +147,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except aiokafka.errors.KafkaError as error:
             self._end_if_refused(error)
             raise
+        self._pace(sum(map(len, fetched.values())))
         gone = {tp: await self._gone(TP(tp.topic, tp.partition), records[0].offset) for tp, records in fetched.items()}
         return {TP(tp.topic, tp.partition): [self._batch(TP(tp.topic, tp.partition), records, gone[tp])] for tp, records in fetched.items()}
+
+    def _pace(self, records: int) -> None:
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001  # see hooks.py
+        fetcher._fetch_max_wait_ms = LOADED_FETCH_WAIT_MS if records >= LOADED_RECORDS else FETCH_WAIT_MS  # noqa: SLF001
 
     async def _gone(self, tp: TP, found: int) -> int:
         """How many records before offset `found`, the next one that there is, were deleted; control records do not count."""
@@ -299,11 +309,12 @@ class Consumer(driver.Consumer):
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Nothing to note: offsets may be missing between batches (control records, compaction); ends of batches need no gaps."""
 
-    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002  # Faust's signature
-        before = {tp: self._committed_offset[tp] for tp in offsets}
-        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
-        if not committed:
-            self._committed_offset.update({tp: offset for tp, offset in before.items() if tp in self._in_flight})
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002  # Faust's signature
+        assigned = self.assignment()
+        ours = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        committed: bool = bool(ours) and await self._commit(ours)
+        if committed:
+            self._committed_offset.update(ours)
         return committed
 
     async def wait_empty(self) -> None:

@@ -18,8 +18,9 @@ from pipeline.errors import UserError
 PINNED = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
 
 HOOKS: Mapping[type, str] = {
-    driver.Consumer: "_new_consumer_thread _to_message _new_offset _add_gap _commit_offsets _wait_for_ack _clean_unacked_messages "
-    "wait_empty stop_flow on_partitions_revoked on_buffer_full on_buffer_drop verify_event_path highwater ack commit",
+    driver.Consumer: "_new_consumer_thread _to_message _new_offset _add_gap _commit_offsets _commit assignment _wait_for_ack "
+    "_clean_unacked_messages wait_empty stop_flow on_partitions_revoked on_buffer_full on_buffer_drop verify_event_path highwater "
+    "ack commit",
     driver.AIOKafkaConsumerThread: "_create_worker_consumer _fetch_records _ensure_consumer _commit call_thread seek_to_committed "
     "on_partitions_assigned on_thread_stop assignment",
     aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
@@ -28,7 +29,7 @@ HOOKS: Mapping[type, str] = {
     faust.Schema: "loads_key loads_value",
 }
 """What the batched transport replaces or calls. Instance attributes besides: `_unacked_messages`, `_acked`, `_acked_index`,
-`_committed_offset` of the consumer."""
+`_committed_offset` of the consumer; `_fetcher` of aiokafka's, and its `_fetch_max_wait_ms`."""
 
 CODECS = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
 """Producers choose the compression; a reader must know all of them."""
