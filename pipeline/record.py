@@ -208,13 +208,12 @@ class Recorder:
         if not self._pending.rows:
             return
         inserted = self._clickhouse.call(self._insert)
+        self._written |= self._pending.ends()
+        self._pending.clear()  # now: while we wait for a server below, we read on, and that is not inserted
         self._ceiling.check(inserted.events, [refusal for _, refusal in inserted.refused])
         for message, refusal in self._unburied(inserted.refused):
             self._bury(message, refusal)
         self._publish(inserted.astray)
-        for (topic, partition), offset in self._pending.ends().items():
-            self._written[topic, partition] = offset
-        self._pending.clear()
         self._unchecked += inserted.events
         self.health_file.health.add(events=inserted.events, refused=len(inserted.refused))
 

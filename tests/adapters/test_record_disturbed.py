@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.record import Recorder
 from pipeline.settings import Settings, Worker
 from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
-from tests.builders import email_click, page_view
+from tests.builders import email_click, page_view, utk
 
 
 def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:
@@ -56,6 +56,33 @@ def test_while_clickhouse_is_away_nothing_is_lost_and_the_group_is_not_left(read
         gate.open()
         caught_up(ready)
     assert ask(ready, "SELECT count() FROM events") == [(3,)]
+
+
+def test_what_is_read_while_kafka_takes_its_time_for_a_dead_letter_is_recorded_too(ready: Settings, registry: Registry) -> None:
+    """It is read to stay in the group, and was not there when the batch was inserted."""
+    meanwhile: list[bool] = []
+
+    def slow(recorder: Recorder) -> None:
+        flush = recorder._producer.flush
+
+        def read_on() -> bool:
+            recorder._pause(0)
+            return 2 in recorder._pending.ends().values()
+
+        def slowly() -> None:
+            if not meanwhile:
+                publish(ready, raw(registry, page_view(1)))
+                until(read_on)
+                meanwhile.append(True)
+            flush()
+
+        recorder._producer.flush = slowly  # type: ignore[method-assign]
+
+    publish(ready, [("page-views", utk("a").encode(), b"no avro")])
+    with recording(ready, slow):
+        until(lambda: meanwhile)
+        caught_up(ready)
+    assert ask(ready, "SELECT (SELECT count() FROM events), (SELECT count() FROM failed_events)") == [(1, 1)]
 
 
 def test_a_stop_while_clickhouse_is_away_is_quick_and_commits_nothing(ready: Settings, registry: Registry) -> None:
