@@ -1,9 +1,10 @@
 """`record` when something dies, goes away or is lost: nothing is recorded twice, and nothing is passed over without a word."""
 
 import time
+from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline import record
 from pipeline.adapters import kafka
@@ -144,6 +145,35 @@ def test_a_raw_topic_that_was_made_anew_is_recorded_from_its_beginning(ready: Se
     publish(ready, raw(registry, page_view(1)))
     with recording(ready):
         until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
+
+
+def test_kafka_may_be_away_when_a_partition_is_to_begin(ready: Settings, registry: Registry) -> None:
+    """Nothing is begun then, and again after the next read; the others go on."""
+
+    class Away:
+        """A consumer whom nobody tells, twice, where a partition ends."""
+
+        def __init__(self, consumer: Consumer) -> None:
+            self._consumer = consumer
+            self.asked = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._consumer, name)
+
+        def get_watermark_offsets(self, *place: Any) -> Any:
+            self.asked += 1
+            if self.asked <= 2:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return self._consumer.get_watermark_offsets(*place)
+
+    def away(recorder: Recorder) -> None:
+        recorder._consumer = Away(recorder._consumer)  # type: ignore[assignment]
+
+    commit(ready, "page-views", 1_000)
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready, away) as recorder:
+        until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
+    assert recorder._consumer.asked > 2  # type: ignore[attr-defined]
 
 
 def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
