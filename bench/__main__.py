@@ -1,4 +1,3 @@
-# ruff: noqa: FBT002 - switches are options of the command line
 """`python -m bench`: how fast the whole pipeline is on this machine, and how much memory its parts take.
 
 Kafka, ClickHouse, the publisher and all parts share the machine. Measured: events per second from the beginning of `publish`

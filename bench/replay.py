@@ -1,4 +1,3 @@
-# ruff: noqa: FBT002 - switches are options of the command line
 """`python -m bench.replay`: how fast the bulk rebuild of a replay is on this machine, and how much memory it takes.
 
 Kafka, ClickHouse and the rebuild share the machine. Made-up events are published first, which is not measured. Measured: events per

@@ -18,10 +18,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 def arrived(ready: Stage, traffic: Traffic) -> dict[str, int]:
-    """How many rows each view shows. UserError if that are not all events."""
+    """How many rows each view shows. UserError if these are not all events."""
     client = clickhouse.connect(ready.settings)
     views = ("events", "retracted_events", "sessions", "contacts", "links", "failed_events")
     rows = {view: client.execute(f"SELECT count() FROM {view}")[0][0] for view in views}
-    if rows["events"] + rows["retracted_events"] != traffic.events:
-        raise UserError(f"published {traffic.events} events, ClickHouse shows {rows['events']}: see {ready.log}")
+    if (shown := rows["events"] + rows["retracted_events"]) != traffic.events:
+        raise UserError(f"published {traffic.events} events, ClickHouse shows {shown}, retracted ones included: see {ready.log}")
     return rows

@@ -238,8 +238,8 @@ def _read(settings: Settings, start: TopicPartition | None = None) -> Iterator[L
 def _until_end(settings: Settings, consumer: Consumer, unread: set[int]) -> Iterator[Letter]:
     heard_at = time.monotonic()
     while unread:
-        for message in consumer.consume(_READ, _WAIT_S):
-            heard_at = time.monotonic()
+        messages = consumer.consume(_READ, _WAIT_S)
+        for message in messages:
             error = message.error()
             if error is None:
                 yield _letter(message)
@@ -247,7 +247,9 @@ def _until_end(settings: Settings, consumer: Consumer, unread: set[int]) -> Iter
                 unread.discard(message.partition())
             else:
                 raise kafka.user_error(settings, error, f"read topic {dead_letters.TOPIC} ({error.str()})")
-        if time.monotonic() - heard_at > _PATIENCE_S:
+        if messages:
+            heard_at = time.monotonic()  # after whoever takes the letters took their time
+        elif time.monotonic() - heard_at > _PATIENCE_S:
             raise kafka.AwayError(f"kafka.bootstrap_servers is {settings.kafka.bootstrap_servers!r}: it does not answer any more")
 
 

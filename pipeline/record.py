@@ -122,6 +122,8 @@ class Recorder:
         self._pending = Pending()
         self._written: dict[Place, int] = {}
         """Offsets to commit once copies are settled."""
+        self._unbegun: dict[Place, Message] = {}
+        """Partitions that do not know where to begin, with the error that said so: Kafka says it once."""
         self._check = _check_number()
         self._unchecked = 0
         """Events written under that number."""
@@ -154,14 +156,24 @@ class Recorder:
         for message in messages if errors else ():
             self._on_error(message)
         self._pending.add([message for message in messages if message.error() is None] if errors else messages, time.monotonic())
+        self._begin()
         self._report_health()
+
+    def _begin(self) -> None:
+        """The partitions that do not know where to; if Kafka is away, after the next read."""
+        try:
+            for place, found in list(self._unbegun.items()):
+                deleted.begin(self._settings, self._consumer, PART, found, made_anew=_made_anew(self._logical[place[0]]))
+                del self._unbegun[place]
+        except kafka.AwayError as error:
+            self._complaints.say("waiting for Kafka", error=str(error))
 
     def _on_error(self, message: Message) -> None:
         error = message.error()
         if error is None:
             return
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
-            deleted.begin(self._settings, self._consumer, PART, message, made_anew=_made_anew(self._logical[str(message.topic())]))
+            self._unbegun[str(message.topic()), message.partition() or 0] = message
             return
         if (damage := kafka.damage(message)) is not None:
             raise damage
@@ -178,6 +190,7 @@ class Recorder:
         places = {(partition.topic, partition.partition) for partition in partitions}
         self._pending.drop(places)
         self._written = {place: offset for place, offset in self._written.items() if place not in places}
+        self._unbegun = {place: found for place, found in self._unbegun.items() if place not in places}
 
     def _pause(self, seconds: float) -> None:
         """Lets time pass without leaving the group; a few records may come meanwhile."""
@@ -209,13 +222,12 @@ class Recorder:
         if not self._pending.rows:
             return
         inserted = self._clickhouse.call(self._insert)
+        self._written |= self._pending.ends()
+        self._pending.clear()  # now: while we wait for a server below, we read on, and that is not inserted
         self._ceiling.check(inserted.events, [refusal for _, refusal in inserted.refused])
         for message, refusal in self._unburied(inserted.refused):
             self._bury(message, refusal)
         self._publish(inserted.astray)
-        for (topic, partition), offset in self._pending.ends().items():
-            self._written[topic, partition] = offset
-        self._pending.clear()
         self._unchecked += inserted.events
         self.health_file.health.add(events=inserted.events, refused=len(inserted.refused))
 

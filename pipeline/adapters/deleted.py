@@ -58,6 +58,7 @@ def begin(settings: Settings, consumer: Consumer, reader: str, found: Message, m
     """Sets the consumer to the first record of a partition of which nothing was committed, or something that is not there.
 
     `found` is the error that said so. DeletedError as `gone`; MadeAnewError if the topic was, and `made_anew` says why that is bad.
+    kafka.AwayError if nobody says what there is: then nothing has happened, and it is to be done later.
     """
     place = TopicPartition(str(found.topic()), found.partition() or 0)
     due = consumer.position([place])[0].offset
@@ -66,7 +67,9 @@ def begin(settings: Settings, consumer: Consumer, reader: str, found: Message, m
             due = consumer.committed([place], _TIMEOUT_S)[0].offset
         first, end = consumer.get_watermark_offsets(place, _TIMEOUT_S)
     except KafkaException as exception:
-        raise kafka.refusal(settings, exception, kafka.reading(settings, exception.args[0], place.topic, reader)) from None
+        error = exception.args[0]
+        what = kafka.reading(settings, error, place.topic, reader)
+        raise kafka.ended(settings, error) or kafka.user_error(settings, error, what) from None
     if due > end:
         where = f"{place.topic}[{place.partition}] ends at offset {end:,}, and {reader} has come to {due:,}: it was made anew"
         if made_anew:

@@ -16,6 +16,9 @@ from pipeline.adapters.dead_letters import Headers, Said
 from pipeline.adapters.event_rows import Copy
 from pipeline.core.outcomes import Reason
 
+_IDS_AT_ONCE = 2_000
+"""So many fit into a query, whose text ClickHouse limits to 256 KiB."""
+
 
 class Failed(NamedTuple):
     """One row of `failed_rows`, columns in the order of the table; `timestamp` in epoch milliseconds."""
@@ -92,13 +95,13 @@ def known(client: Client, databases: Iterable[str], ids: Sequence[str]) -> set[s
     """Those of the ids that have a row in one of these databases, which may be gone."""
     found: set[str] = set()
     for database in databases:
+        query = f"SELECT id FROM {identifier(database)}.failed_rows WHERE id IN %(ids)s"
         try:
-            rows = client.execute(f"SELECT id FROM {identifier(database)}.failed_rows WHERE id IN %(ids)s", {"ids": tuple(ids)})
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                found.update(id_ for (id_,) in client.execute(query, {"ids": tuple(ids[start : start + _IDS_AT_ONCE])}))
         except ServerException as error:
             if error.code not in NOT_THERE:
                 raise
-            continue
-        found.update(id_ for (id_,) in rows)
     return found
 
 

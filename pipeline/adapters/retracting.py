@@ -53,8 +53,8 @@ def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, 
     settled = 0
     for some in _chunks([id_hash for (id_hash,) in found]):
         events = [event for hashes in _chunks(_closure(client, some)) for event in told(client, hashes)]
-        known = {id_: version for hashes in _chunks(events) for id_, version in _versions(client, hashes).items()}
-        verdicts = [verdict for verdict in judged(events) if known.get(_id(verdict.event), 0) < verdict.version]
+        known = _versions(client, events)
+        verdicts = [verdict for verdict in judged(events) if known[_id(verdict.event)] < verdict.version]
         publish(dict.fromkeys(record for verdict in verdicts for record in verdict.for_cookies(encode)))
         rows = [row for verdict in verdicts for row in verdict.rows()]
         if rows:
@@ -116,10 +116,14 @@ def _deciding(event: Told, naming: Mapping[Id, Mapping[Id, Told]]) -> list[Told]
     return list(found.values())
 
 
-def _versions(client: Client, events: Sequence[Told]) -> dict[Id, int]:
-    """What is written about these events so far: up to how many copies it knows."""
-    places = [(copy.event.portal_id, copy.event.utk or "", copy.event.event_id) for event in events for copy in event.copies]
-    return {(portal, EventId(str(id_))): version for portal, id_, version in client.execute(_VERSIONS, {"places": places})}
+def _versions(client: Client, events: Sequence[Told]) -> defaultdict[Id, int]:
+    """What is written about these events so far: up to how many copies it knows, 0 if nothing."""
+    places = {(copy.event.portal_id, copy.event.utk or "", copy.event.event_id) for event in events for copy in event.copies}
+    known: defaultdict[Id, int] = defaultdict(int)
+    for some in _chunks(sorted(places)):
+        for portal, id_, version in client.execute(_VERSIONS, {"places": some}):
+            known[portal, EventId(str(id_))] = max(known[portal, EventId(str(id_))], version)
+    return known
 
 
 def _id(event: Told) -> Id:

@@ -16,7 +16,7 @@ def timeline(
     json: given.Json = False,
 ) -> None:
     """Print a contact's timeline: what, when, in which session, and why it is this contact's."""
-    if sum(given is not None for given in (email, contact, utk)) != 1:
+    if sum(named is not None for named in (email, contact, utk)) != 1:
         raise UsageError("name one of --email, --contact and --utk")
     from pipeline import output, timelines
 

@@ -54,7 +54,7 @@ def drop(settings: Settings, number: int, wait_s: float = 60.0) -> None:
     if number == generations.live:
         raise UserError(f"readers see generation {number}: switch to another one first (`replay switch`)")
     if doomed.has_builder:
-        raise UserError(f"generation {number} is being built by process {doomed.about.builder.replace('|', ', ')}: end that first")
+        raise UserError(f"generation {number} is being built by process {doomed.builder}: end that first")
     doomed = _in_state(settings, doomed, State.DROPPING)
     of_generation = settings.of_generation(number)
     _delete_groups(of_generation, wait_s)

@@ -27,6 +27,7 @@ import msgspec
 from clickhouse_driver import Client
 from clickhouse_driver.errors import ServerException
 
+from infra.processes import Identity, identity
 from pipeline.adapters import clickhouse
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -114,8 +115,15 @@ class Generation(msgspec.Struct, frozen=True):
         """Whether a process is building it now."""
         if self.state is not State.BUILDING or not self.about.builder:
             return False
-        host, _, process = self.about.builder.partition("|")
-        return Path("/proc", process).exists() if host == platform.node() else self.silent_s < _SILENT_S
+        host, process, started = (*self.about.builder.split("|"), "-1")[:3]
+        if host != platform.node():
+            return self.silent_s < _SILENT_S
+        return Identity(int(process), int(started)).is_running()
+
+    @property
+    def builder(self) -> str:
+        """The process that builds it, for people: machine and number."""
+        return ", ".join(self.about.builder.split("|")[:2])
 
 
 class Generations(msgspec.Struct, frozen=True):
@@ -253,8 +261,8 @@ def forget(settings: Settings) -> None:
 
 
 def this_process() -> str:
-    """As `About.builder` has it."""
-    return f"{platform.node()}|{os.getpid()}"
+    """As `About.builder` has it: machine, number, and when it was started, since numbers are used again (in containers, at once)."""
+    return f"{platform.node()}|{os.getpid()}|{identity(os.getpid()).started}"
 
 
 def now_ms() -> int:

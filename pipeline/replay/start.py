@@ -101,8 +101,7 @@ def _old(building: Generation, wish: Wish) -> Generation:
 
 
 def _taken(building: Generation) -> UserError:
-    process = building.about.builder.replace("|", ", ")
-    return UserError(f"generation {building.number} is being built by process {process}: one at a time (see `replay status`)")
+    return UserError(f"generation {building.number} is being built by process {building.builder}: one at a time (see `replay status`)")
 
 
 def _claimed(settings: Settings, generation: Generation) -> Generation:

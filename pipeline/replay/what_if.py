@@ -5,7 +5,7 @@ all events; then `resolve` says what these mean with and without the new ones.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,9 @@ from pipeline.replay import registry
 from pipeline.replay.changes import Changes, between
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
+
+_VALUES_AT_ONCE = 2_000
+"""So many fit into a query, whose text ClickHouse limits to 256 KiB."""
 
 
 class WhatIf(msgspec.Struct, frozen=True):
@@ -64,11 +67,11 @@ def _resolutions(client: Client, portal: PortalId, new: Sequence[Event], policy:
     """What the portal's events mean without the new ones and with them, as far as it may differ."""
     known = {event.event_id: event for event in event_rows.events(client, portal, "type IN %(types)s", types=TOLD)}
     concerned = {event.event_id for event in new} | _retracted_by(new, known)
-    _add(known, event_rows.events(client, portal, "event_id IN %(ids)s", ids=tuple(concerned)))
+    _add(known, _whose(client, portal, "event_id", concerned))
     touched = {event.utk for event in (*new, *(known[event_id] for event_id in concerned if event_id in known)) if event.utk}
-    _add(known, _on_cookies(client, portal, touched))
+    _add(known, _whose(client, portal, "utk", touched))
     before, after = (resolve_events(events, policy) for events in (known.values(), _with(known, new)))
-    rest = _on_cookies(client, portal, _changed_links(before, after) - touched)
+    rest = _whose(client, portal, "utk", _changed_links(before, after) - touched)
     if not rest:
         return before, after
     _add(known, rest)
@@ -98,9 +101,14 @@ def _changed_links(before: Resolution, after: Resolution) -> set[Utk]:
     return {utk for utk in links[0].keys() | links[1].keys() if links[0].get(utk) != links[1].get(utk)}
 
 
-def _on_cookies(client: Client, portal: PortalId, cookies: Iterable[Utk]) -> list[Event]:
-    asked = tuple(cookies)
-    return event_rows.events(client, portal, "utk IN %(cookies)s", cookies=asked) if asked else []
+def _whose(client: Client, portal: PortalId, field: str, values: Collection[str]) -> list[Event]:
+    """The portal's events whose field has one of these values."""
+    asked = sorted(values)
+    found: list[Event] = []
+    for start in range(0, len(asked), _VALUES_AT_ONCE):
+        some = tuple(asked[start : start + _VALUES_AT_ONCE])
+        found += event_rows.events(client, portal, f"{field} IN %(some)s", some=some)
+    return found
 
 
 def _add(known: dict[EventId, Event], events: Iterable[Event]) -> None:

@@ -1,9 +1,10 @@
 """`record` when something dies, goes away or is lost: nothing is recorded twice, and nothing is passed over without a word."""
 
 import time
+from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline import record
 from pipeline.adapters import kafka
@@ -13,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.record import Recorder
 from pipeline.settings import Settings, Worker
 from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
-from tests.builders import email_click, page_view
+from tests.builders import email_click, page_view, utk
 
 
 def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:
@@ -56,6 +57,33 @@ def test_while_clickhouse_is_away_nothing_is_lost_and_the_group_is_not_left(read
         gate.open()
         caught_up(ready)
     assert ask(ready, "SELECT count() FROM events") == [(3,)]
+
+
+def test_what_is_read_while_kafka_takes_its_time_for_a_dead_letter_is_recorded_too(ready: Settings, registry: Registry) -> None:
+    """It is read to stay in the group, and was not there when the batch was inserted."""
+    meanwhile: list[bool] = []
+
+    def slow(recorder: Recorder) -> None:
+        flush = recorder._producer.flush
+
+        def read_on() -> bool:
+            recorder._pause(0)
+            return 2 in recorder._pending.ends().values()
+
+        def slowly() -> None:
+            if not meanwhile:
+                publish(ready, raw(registry, page_view(1)))
+                until(read_on)
+                meanwhile.append(True)
+            flush()
+
+        recorder._producer.flush = slowly  # type: ignore[method-assign]
+
+    publish(ready, [("page-views", utk("a").encode(), b"no avro")])
+    with recording(ready, slow):
+        until(lambda: meanwhile)
+        caught_up(ready)
+    assert ask(ready, "SELECT (SELECT count() FROM events), (SELECT count() FROM failed_events)") == [(1, 1)]
 
 
 def test_a_stop_while_clickhouse_is_away_is_quick_and_commits_nothing(ready: Settings, registry: Registry) -> None:
@@ -117,6 +145,35 @@ def test_a_raw_topic_that_was_made_anew_is_recorded_from_its_beginning(ready: Se
     publish(ready, raw(registry, page_view(1)))
     with recording(ready):
         until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
+
+
+def test_kafka_may_be_away_when_a_partition_is_to_begin(ready: Settings, registry: Registry) -> None:
+    """Nothing is begun then, and again after the next read; the others go on."""
+
+    class Away:
+        """A consumer whom nobody tells, twice, where a partition ends."""
+
+        def __init__(self, consumer: Consumer) -> None:
+            self._consumer = consumer
+            self.asked = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._consumer, name)
+
+        def get_watermark_offsets(self, *place: Any) -> Any:
+            self.asked += 1
+            if self.asked <= 2:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return self._consumer.get_watermark_offsets(*place)
+
+    def away(recorder: Recorder) -> None:
+        recorder._consumer = Away(recorder._consumer)  # type: ignore[assignment]
+
+    commit(ready, "page-views", 1_000)
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready, away) as recorder:
+        until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
+    assert recorder._consumer.asked > 2  # type: ignore[attr-defined]
 
 
 def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:

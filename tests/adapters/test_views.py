@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from clickhouse_driver import Client
 
-from pipeline.adapters import clickhouse, derived_rows, event_copies, event_rows, retracting
+from pipeline.adapters import clickhouse, derived_rows, event_copies, event_rows, failed_rows, retracting
 from pipeline.adapters.avro import EventColumns, Registry
+from pipeline.adapters.dead_letters import Headers
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
 from pipeline.core.outcomes import Refused
@@ -213,6 +214,21 @@ def test_the_later_copy_of_an_event_decides_whether_it_came_before_its_retractio
     assert client.execute("SELECT event_id FROM events ORDER BY event_id") == ids(2)
     arrive(client, registry, [page_view(1, at=START - 5, utk="b", title="Another")], 3)
     assert client.execute("SELECT utk FROM retracted_events") == [(utk("b"),)]
+
+
+def test_an_event_with_thousands_of_copies_may_be_retracted(client: Client, registry: Registry) -> None:
+    """As a producer makes them that gives one id to all that it sends."""
+    copies = [page_view(1, title=str(number)) for number in range(4_000)]
+    arrive(client, registry, [*copies, retraction(2, at=START + 1)])
+    assert client.execute("SELECT event_id FROM events") == ids(2)
+
+
+def test_many_refused_records_may_be_looked_up_at_once(client: Client, settings: Settings) -> None:
+    """A later generation asks which of those that it refuses have been buried before."""
+    headers: Headers = [("dlq.reason", b"malformed_avro"), ("dlq.topic", b"page-views"), ("dlq.partition", b"0"), ("dlq.offset", b"9999")]
+    failed_rows.insert(client, [failed_rows.dead_letter(b"k", b"no avro", headers)])
+    ids = [f"page-views:0:{offset}" for offset in range(20_000)]
+    assert failed_rows.known(client, [settings.database, "nowhere"], ids) == {"page-views:0:9999"}
 
 
 def test_a_thousand_retractions_of_one_event_are_one_decision(client: Client, registry: Registry) -> None:

@@ -1,12 +1,14 @@
 """What was refused is told, and put back when it can be an event; on the real broker and ClickHouse."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import letters as reading
 from pipeline.adapters import clickhouse, topics
 from pipeline.adapters.avro import Registry
 from pipeline.core.events import Event
@@ -62,6 +64,18 @@ def test_what_was_buried_twice_is_one_letter(ready: Settings, letters: Callable[
     publish(ready, [record, record], headers)
     assert [stat["letters"] for stat in json.loads(letters("stats", "--json").out)] == [1]
     assert json.loads(letters("requeue", "--json").out)["stay"] == {"malformed_avro": 1}
+
+
+def test_whoever_takes_letters_may_take_their_time(ready: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Putting a thousand back can take longer than a broker that answers may: that is not its silence."""
+    monkeypatch.setattr(reading, "_PATIENCE_S", 1.0)
+    for number in b"12":
+        publish(ready, [buried(b"\xff%d" % number, "malformed_avro", "")[0]], buried(b"", "malformed_avro", "")[1])
+    taken = 0
+    for _ in reading.letters(ready, reading.Which()):
+        time.sleep(1.5)
+        taken += 1
+    assert taken == 2
 
 
 def test_what_is_refused_is_counted_listed_and_shown(ready: Settings, letters: Callable[..., Ended]) -> None:

@@ -41,6 +41,16 @@ BAD: dict[str, Any] = {
     "send_id": 1,
 }
 """A wrong value for fields of an email click, in the order of the reasons."""
+WHY_BAD = [
+    "invalid_event_id",
+    "invalid_portal",
+    "invalid_timestamp",
+    "invalid_utk",
+    "invalid_email",
+    "invalid_url",
+    "invalid_field",
+]
+"""The reason of each of them."""
 
 
 def parsed(event: Event, **changes: Any) -> Event:

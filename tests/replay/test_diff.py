@@ -98,6 +98,15 @@ def test_events_before_they_are_published(settings: Settings, tmp_path: Path) ->
     are_the_same(told.changes, resolved(known, OTHER), resolved([*known, *new], OTHER))
 
 
+def test_many_events_before_they_are_published(settings: Settings, tmp_path: Path) -> None:
+    """More of one portal, on more cookies, than one query may name."""
+    built(settings, 1, page_view(1))
+    file = tmp_path / "new.jsonl"
+    file.write_bytes(b"\n".join(line(page_view(number, utk=f"cookie-{number}")) for number in range(1, 10_001)))
+    told = what_if(settings, file)
+    assert sum(group.count for group in told.changes["events"] if group.what == "new") == 9_999
+
+
 def test_in_words(settings: Settings, run: Run, tmp_path: Path) -> None:
     """A form that takes a cookie over, seen from both sides: a policy, and one more event."""
     known = form_submission(5, at=START - 1, utk="b", email="b@x.io")

@@ -21,7 +21,13 @@ def built_by(builder: str, silent_s: int = 0) -> Generation:
 def test_a_builder_of_this_machine_is_there_as_long_as_its_process() -> None:
     assert BUILDING.has_builder
     assert msgspec.structs.replace(BUILDING, silent_s=3600).has_builder, "it may be stopped, and go on"
-    assert not built_by(f"{platform.node()}|{2**22 + os.getpid()}").has_builder
+    assert not built_by(f"{platform.node()}|{2**22 + os.getpid()}|1").has_builder
+
+
+def test_another_process_under_the_number_of_the_builder_is_not_it() -> None:
+    """A container that is started anew gives the same numbers again."""
+    assert BUILDING.builder == f"{platform.node()}, {os.getpid()}"
+    assert not built_by(f"{platform.node()}|{os.getpid()}|1").has_builder
 
 
 def test_a_builder_elsewhere_is_there_as_long_as_it_speaks() -> None:
