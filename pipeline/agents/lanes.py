@@ -9,6 +9,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 from pipeline.adapters.batching import Batch
@@ -48,6 +49,8 @@ class Lanes:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lane")
         self._waiting: defaultdict[int, list[Any]] = defaultdict(list)
         self._records_waiting = 0
+        self._enough = asyncio.Event()
+        """Half of `most_waiting` waits: no pause is worth holding up the reader."""
         self._tasks: dict[int, Awaitable[None]] = {}
         self._due: dict[int, float] = {}
         """When the next call for each lane may begin, in the loop's time."""
@@ -57,17 +60,25 @@ class Lanes:
         """Takes a Faust event whose value is a batch. Returns when at most `most_waiting` records wait: a slow part slows its reader."""
         lane = self._work.lane(event.value)
         self._waiting[lane].append(event)
-        self._records_waiting += len(event.value)
+        self._count(len(event.value))
         if lane not in self._tasks:
             self._tasks[lane] = asyncio.create_task(self._run(lane))
         while self._records_waiting > self._most_waiting:
             self._moved.clear()
             await self._moved.wait()
 
+    def _count(self, more: int) -> None:
+        self._records_waiting += more
+        if self._records_waiting > self._most_waiting // 2:
+            self._enough.set()
+        else:
+            self._enough.clear()
+
     async def _pause(self, seconds: float) -> None:
-        """Lets more arrive, unless enough has."""
-        if seconds > 0 and self._records_waiting <= self._most_waiting // 2:
-            await asyncio.sleep(seconds)
+        """Lets more arrive, until enough has."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), seconds)
 
     async def _run(self, lane: int) -> None:
         """Settles what waits in the lane until nothing does."""
@@ -78,7 +89,7 @@ class Lanes:
                 began = loop.time()
                 events = self._waiting.pop(lane)
                 batches = [event.value for event in events]
-                self._records_waiting -= sum(map(len, batches))
+                self._count(-sum(map(len, batches)))
                 self._moved.set()
                 done = await loop.run_in_executor(self._threads, self._work.settle, batches)
                 self._due[lane] = began + max(PAUSE_S, min(PACE * (loop.time() - began), LONGEST_S))

@@ -131,7 +131,7 @@ def test_a_bug_is_told_and_nothing_of_it_is_done() -> None:
 
 def test_calls_for_a_lane_begin_apart_but_the_first_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that many small batches become few transactions."""
-    monkeypatch.setattr(module, "PAUSE_S", 0.5)
+    monkeypatch.setattr(module, "PAUSE_S", 3.0)
     work = Slow()
 
     async def play(lanes: Lanes) -> None:
@@ -159,3 +159,22 @@ def test_after_a_long_call_more_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(0.05)
 
     assert played(work, play) == ([[0], [1, 2]], [])
+
+
+def test_a_pause_ends_when_enough_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the reader would be held up by a pause: at most `most_waiting` records, and then nothing until it is over."""
+    monkeypatch.setattr(module, "PAUSE_S", 60.0)
+    work = Slow()
+
+    async def play(lanes: Lanes) -> None:
+        for _ in range(10):
+            work.go.release()
+        await lanes.put(event(0))
+        await begun(work, 1)
+        await lanes.put(event(1, records=30))
+        await asyncio.sleep(0.1)
+        assert len(work.calls) == 1
+        await lanes.put(event(31, records=30))
+        await begun(work, 2)
+
+    assert played(work, play, most_waiting=100) == ([[0], [1, 31]], [])
