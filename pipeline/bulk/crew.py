@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from queue import Empty
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline import logs
 from pipeline.bulk.workspace import Plan
+from pipeline.errors import UserError
 from pipeline.logs import logger
 from pipeline.settings import Settings
 from pipeline.supervise import die_with
@@ -42,7 +44,10 @@ class Crew:
         self._heard = heard
 
     def do(self, stage: str, units: Sequence[Unit]) -> dict[str, Any]:
-        """Returns when all are finished. Whatever one of them raises is raised here, after the others that had begun."""
+        """Returns when all are finished. Whatever one of them raises is raised here, after the others that had begun.
+
+        UserError if one of the processes was killed.
+        """
         began = time.monotonic()
         results = {unit.name: self._plan.result(unit.name) for unit in units if self._plan.is_finished(unit.name)}
         running = {self._pool.submit(unit.work, self._plan, *unit.arguments): unit for unit in units if unit.name not in results}
@@ -54,6 +59,11 @@ class Crew:
                     unit = running.pop(future)
                     self._plan.finish(unit.name, future.result())
                     results[unit.name] = self._plan.result(unit.name)
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process of the rebuild was ended from outside during the stage {stage!r}: most often by the system, for want of memory "
+                "(its log says so). Nothing is lost: begun again, it goes on where it was."
+            ) from None
         except BaseException:
             self._pool.shutdown(cancel_futures=True)
             raise
