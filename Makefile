@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-site test test-faults lint types format up down status bench bench-replay lock clean
+.PHONY: help install demo demo-site test test-faults lint types format up down status bench bench-replay bench-edge lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -63,6 +63,9 @@ bench: $(INSTALLED) ## measure speed and memory end to end
 
 bench-replay: $(INSTALLED) ## measure the bulk rebuild of a replay; EVENTS=n COOKIES=n
 	$(BIN)/python -m bench.replay $(if $(EVENTS),--events $(EVENTS)) $(if $(COOKIES),--cookies $(COOKIES))
+
+bench-edge: $(INSTALLED) ## measure the collector: hits a second on one core, beside bare rivals; what the script costs a page
+	$(BIN)/python -m bench.edge
 
 lock: $(INSTALLED) ## resolve pyproject.toml and infra/jars.in again, list their licences; UPGRADE=1 takes the newest versions
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev $(if $(UPGRADE),--upgrade) \

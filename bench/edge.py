@@ -11,56 +11,35 @@ size of the tracking script, and what it costs a page.
 import gzip
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from bench import hits, load, usage
+from bench import cores, hits
+from bench.contest import CONNECTIONS, Case, Speed, contest
+from bench.cores import Cores
 from bench.runs import Directory, Json
 from bench.script_cost import Cost, cost
-from infra import ports
-from infra.demo.stage import Stage, stage
+from infra.demo.stage import stage
 from pipeline import logs, output
-from pipeline.adapters import topics
-from pipeline.adapters.contracts import RAW_TOPICS
-from pipeline.bulk.neighbours import ends
 from pipeline.cli import end, guarded
 from pipeline.core.events import PortalId
 from pipeline.edge import served_script
 from pipeline.edge.core.consent import Mode
 from pipeline.edge.core.portal import Portal
-from pipeline.errors import UserError
 from pipeline.settings import Log, Settings
 
-BATCH = 20
-CONNECTIONS = 64
-START_S = 60.0
-_CASES = (("bare", 1), ("produce", 1), ("edge", 1), ("edge", BATCH))
-"""Servers, and page views a request, in the order of each round."""
-_TOPICS_OF = {"produce": "produce-", "edge": ""}
-"""Prefixes of the topics, so that each server's page views can be counted."""
+BARE, PRODUCE, SINGLE, BATCHES = CASES = (Case("bare", 1), Case("produce", 1), Case("edge", 1), Case("edge", 20))
+"""In the order of each round."""
+SHARE_OF_BARE, BATCHED_HITS_PER_S, P99_MS = 0.6, 15_000, 50
+"""What we want."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Page views by the clock and by the server's CPU time; the time of an answer. `client`: its share of a core, a limit near 1."""
-
-    hits_per_s: float
-    hits_per_cpu_s: float
-    p50_ms: float
-    p99_ms: float
-    client: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +52,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`full` and `half` load by case ("edge, 20 a request"); medians of the rounds. `script_cost` None: skipped, there is no browser."""
+    """`full` and `half` load by case, `full` the medians of the rounds. `script_cost` None: skipped, there is no browser."""
 
     cores: int
     pinned: bool
-    accepted: int
+    accepted: dict[str, int]
     full: dict[str, Speed]
     half: dict[str, Speed]
     targets: list[Target]
@@ -87,7 +66,7 @@ class Result:
 
 @app.command()
 def bench(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each server has its turn.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="How often each server has its turn.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, max=10, help="Length of a turn.")] = 2.0,
     smoke: Annotated[bool, typer.Option("--smoke", help="A small run that takes about 15 s.")] = False,
     directory: Directory = None,
@@ -97,33 +76,34 @@ def bench(
     logs.configure(Log(level="warning"))
     if smoke:
         rounds, seconds = 1, 0.5
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as scratch:
-        show(measure(rounds, seconds, Path(scratch)), as_json=json)
-
-
-def measure(rounds: int, seconds: float, scratch: Path) -> Result:
-    """Runs everything once. UserError if a server refuses a page view, or if Kafka does not have all that were accepted."""
-    apart, rest = _cores()
+    shared = cores.shared_out()
     with ExitStack() as put_away:
-        put_away.enter_context(_on(rest))
+        scratch = Path(put_away.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=directory)))
+        put_away.enter_context(cores.on(shared.others))
         ready = put_away.enter_context(stage(scratch / "servers"))
-        servers = put_away.enter_context(_started(ready, scratch, apart))
-        for case in _CASES:
-            servers.turn(case, min(seconds, 1.0))  # to warm up
-        turns = [{case: servers.turn(case, seconds) for case in _CASES} for _ in range(rounds)]
-        full = {case: _median([turn[case] for turn in turns]) for case in _CASES}
-        half = {case: servers.turn(case, 2 * seconds, full[case].hits_per_s / 2) for case in _CASES}
+        result = measure(ready.settings, shared, scratch, rounds, seconds)
+    show(result, as_json=json)
+
+
+def measure(settings: Settings, shared: Cores, scratch: Path, rounds: int, seconds: float) -> Result:
+    """Runs everything once. UserError if a server refuses a page view, or if Kafka does not have all that were accepted."""
+    with contest(settings, shared, scratch) as servers:
+        for case in CASES:  # to warm up
+            servers.turn(case, seconds / 2)
+        turns = [{case: servers.turn(case, seconds) for case in CASES} for _ in range(rounds)]
+        full = {case: _median([turn[case] for turn in turns]) for case in CASES}
+        half = {case: servers.turn(case, 2 * seconds, full[case].hits_per_s / 2) for case in CASES}
         servers.all_arrived()
-        return Result(
-            os.cpu_count() or 1,
-            apart != rest,
-            sum(servers.accepted.values()),
-            {_name(case): speed for case, speed in full.items()},
-            {_name(case): speed for case, speed in half.items()},
-            _targets(full, half),
-            len(gzip.compress(_script(), mtime=0)),
-            cost(scratch, _script(), rounds),
-        )
+    return Result(
+        os.cpu_count() or 1,
+        shared.measured != shared.others,
+        servers.accepted,
+        {str(case): speed for case, speed in full.items()},
+        {str(case): speed for case, speed in half.items()},
+        _targets(full, half),
+        len(gzip.compress(_script(), mtime=0)),
+        cost(scratch, _script(), rounds),
+    )
 
 
 def show(result: Result, *, as_json: bool) -> None:
@@ -131,7 +111,7 @@ def show(result: Result, *, as_json: bool) -> None:
     if as_json:
         output.print_json(asdict(result))
         return
-    where = "the server has a core of its own" if result.pinned else "server, client and Kafka share one core"
+    where = "the server has one core for itself" if result.pinned else "server, client and Kafka share one core"
     columns = ("", "#hits/s", "#hits/CPU s", "#p50 ms", "#p99 ms", "#client's core")
     output.print_table(columns, _rows(result.full), title=f"as fast as the answers come, {CONNECTIONS} connections; {where}")
     output.print_table(columns, _rows(result.half), title="\nat half of that")
@@ -147,7 +127,7 @@ def _rows(speeds: Mapping[str, Speed]) -> Iterator[tuple[str, ...]]:
 
 
 def _about(result: Result) -> Iterator[tuple[str, str]]:
-    yield "page views accepted, all of them in Kafka", f"{result.accepted:,}"
+    yield "page views that the collector accepted, all of them in Kafka", f"{result.accepted['edge']:,}"
     yield "tracking script, gzipped", f"{result.script_bytes:,} bytes"
     found = result.script_cost
     yield (
@@ -158,138 +138,22 @@ def _about(result: Result) -> Iterator[tuple[str, str]]:
         yield "of it in the script itself", f"{found.script_ms:.1f} ms"
 
 
-@dataclass
-class _Servers:
-    """The servers, and what each has accepted."""
-
-    settings: Settings
-    processes: Mapping[str, int]
-    listening: Mapping[str, int]
-    accepted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TOPICS_OF, 0))
-    runs: int = 0
-
-    def turn(self, case: tuple[str, int], seconds: float, rate: float | None = None) -> Speed:
-        """One server's turn at full load, or at this rate of page views a second."""
-        server, batch = case
-        self.runs += 1
-        before = self._cpu_s(server)
-        answers = load.ask(
-            self.listening[server], hits.requests(batch, self.runs), CONNECTIONS, seconds, None if rate is None else rate / batch
-        )
-        count = len(answers.took) * batch
-        if server in self.accepted:
-            self.accepted[server] += count
-        p50, p99 = np.percentile(answers.took, (50, 99)) * 1e3
-        return Speed(count / answers.seconds, count / (self._cpu_s(server) - before), float(p50), float(p99), answers.client)
-
-    def all_arrived(self) -> None:
-        """UserError if Kafka has fewer page views than were accepted."""
-        for server, prefix in _TOPICS_OF.items():
-            there = sum(ends(_prefixed(self.settings, prefix), set(RAW_TOPICS.values())).values())
-            if there < self.accepted[server]:
-                raise UserError(f"{server} accepted {self.accepted[server]} page views, Kafka has {there}: accepted ones are lost")
-
-    def _cpu_s(self, server: str) -> float:
-        return usage.of({server: self.processes[server]})[server].cpu_s
-
-
-@contextmanager
-def _started(ready: Stage, scratch: Path, apart: set[int]) -> Iterator[_Servers]:
-    """Every server, answering, on cores of their own."""
-    (scratch / "portals.toml").write_text(hits.PORTALS, encoding="utf-8")
-    for prefix in _TOPICS_OF.values():
-        topics.create_topics(_prefixed(ready.settings, prefix))
-    listening: dict[str, int] = {}
-    with ExitStack() as put_away:
-        pids = {}
-        for server in dict.fromkeys(server for server, _ in _CASES):
-            listening[server] = ports.choose(listening.values())
-            with _on(apart):
-                process = put_away.enter_context(_running(server, listening[server], ready, scratch))
-            pids[server] = process.pid
-            _await(server, process, listening[server], ready.log)
-        yield _Servers(ready.settings, pids, listening)
-
-
-@contextmanager
-def _running(server: str, port: int, ready: Stage, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server's process. It has the cores that we have at this moment."""
-    rival = ["-m", "bench.rivals", server, str(port)]
-    own = ["-m", "pipeline", "edge", "--processes", "1", "--parent", str(os.getpid())]
-    edge = {
-        "PIPELINE_EDGE__PORTALS_FILE": str(scratch / "portals.toml"),
-        "PIPELINE_EDGE__PORT": str(port),
-        "PIPELINE_EDGE__METRICS_PORT": "0",
-    }
-    settings = _prefixed(ready.settings, _TOPICS_OF.get(server, ""))
-    with ready.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *(own if server == "edge" else rival)],
-            env={**os.environ, **settings.environment(), **edge},
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _await(server: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while not ports.is_answering(port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise UserError(f"{server} does not listen on port {port}; the log ends with\n{log.read_text()[-2000:]}")
-        time.sleep(0.05)
-
-
-def _prefixed(settings: Settings, prefix: str) -> Settings:
-    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"topic_prefix": prefix})})
-
-
-def _cores() -> tuple[set[int], set[int]]:
-    """One core for the server, and the others; the same one if there is no other."""
-    *others, last = sorted(os.sched_getaffinity(0))
-    return {last}, set(others) or {last}
-
-
-@contextmanager
-def _on(cores: set[int]) -> Iterator[None]:
-    """On these cores this thread runs, and processes that it starts."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def _median(speeds: list[Speed]) -> Speed:
     """Of each measure for itself."""
     measures = [asdict(speed) for speed in speeds]
     return Speed(**{name: statistics.median(measure[name] for measure in measures) for name in measures[0]})
 
 
-def _targets(full: Mapping[tuple[str, int], Speed], half: Mapping[tuple[str, int], Speed]) -> list[Target]:
-    """Those of the project's own making: single hits against the bare application, batches, and the answer at half load."""
-    bare, single, batches = full["bare", 1], full["edge", 1], full["edge", BATCH]
-    shares = {"hits/s": single.hits_per_s / bare.hits_per_s, "hits/CPU s": single.hits_per_cpu_s / bare.hits_per_cpu_s}
+def _targets(full: Mapping[Case, Speed], half: Mapping[Case, Speed]) -> list[Target]:
+    share = full[SINGLE].hits_per_s / full[BARE].hits_per_s
+    cpu_share = full[SINGLE].hits_per_cpu_s / full[BARE].hits_per_cpu_s
+    batched = full[BATCHES].hits_per_s
     return [
-        *(Target(f"single hits: share of the bare application's {name}", 0.6, share, share >= 0.6) for name, share in shares.items()),
-        Target(f"{BATCH} a request: hits/s", 15_000, batches.hits_per_s, batches.hits_per_s >= 15_000),
-        *(
-            Target(f"{_name(case)}: p99 at half load, ms", 50, half[case].p99_ms, half[case].p99_ms < 50)
-            for case in _CASES
-            if case[0] == "edge"
-        ),
+        Target(f"{SINGLE}: share of the bare application's hits/s", SHARE_OF_BARE, share, share >= SHARE_OF_BARE),
+        Target(f"{SINGLE}: share of its hits/CPU s", SHARE_OF_BARE, cpu_share, cpu_share >= SHARE_OF_BARE),
+        Target(f"{BATCHES}: hits/s", BATCHED_HITS_PER_S, batched, batched >= BATCHED_HITS_PER_S),
+        *(Target(f"{case}: p99 at half load, ms", P99_MS, half[case].p99_ms, half[case].p99_ms < P99_MS) for case in (SINGLE, BATCHES)),
     ]
-
-
-def _name(case: tuple[str, int]) -> str:
-    server, batch = case
-    return f"{server}, {batch} a request"
 
 
 def _script() -> bytes:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import cache
 from itertools import count, cycle, islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +15,11 @@ PORTAL = 1
 PORTALS = f"""
 [[portals]]
 id = {PORTAL}
-domains = [{", ".join(f'"site-{number}.example"' for number in range(1, 21))}]
+domains = ["site-1.example", "site-2.example"]
 consent = {{ mode = "opt_in" }}
 limits = {{ requests_per_minute = 1_000_000_000, requests_per_minute_and_ip = 1_000_000_000 }}
 """
-"""A portals file with the sites of the traffic; the load comes from one address, which no limit may stop."""
+"""A portals file with two sites of the traffic; the load comes from one address, which no limit may stop."""
 _PATH = f"/e/{PORTAL}"
 _PLACE = b"00000000-0000-4000-8000-000000000000"
 _DIFFERENT = 500
@@ -44,17 +45,18 @@ Cookie: __hstc={hstc}; hubspotutk={utk}; __hssrc=1; __hssc={hssc}; __hs_opt_out=
 
 def requests(batch: int, run: int) -> Iterator[bytes]:
     """Requests with `batch` hits of one visitor each, without end; no two hits of all runs (numbers) have the same id."""
-    views = _views()
+    views = cycle(_views())
     templates = [_request(list(islice(views, batch))) for _ in range(_DIFFERENT)]
     numbers = count()
     for template in cycle(templates):
         yield template % tuple(b"%08x-0000-4000-8000-%012x" % (run, next(numbers)) for _ in range(batch))
 
 
-def _views() -> Iterator[dict[str, Any]]:
-    """The traffic's page views, again and again."""
-    events = map(orjson.loads, Traffic(events=4_000, cookies=1_000).lines())
-    return cycle([event for event in events if event["type"] == "page_view"])
+@cache
+def _views() -> list[dict[str, Any]]:
+    """The traffic's page views of the portal's sites."""
+    events = map(orjson.loads, Traffic(events=20_000, cookies=5_000).lines())
+    return [event for event in events if event["type"] == "page_view" and event["portal_id"] <= 2]
 
 
 def _request(views: list[dict[str, Any]]) -> bytes:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import uvloop
 
@@ -33,17 +34,24 @@ class Answers:
     client: float
 
 
-def ask(port: int, requests: Iterator[bytes], connections: int, seconds: float, rate: float | None = None) -> Answers:
+class Asked(NamedTuple):
+    """Requests without end, and what an answer holds that accepts one of them."""
+
+    requests: Iterator[bytes]
+    accepted: bytes
+
+
+def ask(port: int, asked: Asked, connections: int, seconds: float, rate: float | None = None) -> Answers:
     """Asks for some seconds, as fast as the answers come or at this rate a second. UserError if an answer is no acceptance, or missing."""
     cpu = time.process_time()
-    load = _Load(requests, rate, seconds)
+    load = _Load(asked, rate, seconds)
     uvloop.run(load.run(port, connections))
     return Answers(load.took_s, load.took, (time.process_time() - cpu) / load.took_s)
 
 
 @dataclass(slots=True)
 class _Load:
-    requests: Iterator[bytes]
+    asked: Asked
     rate: float | None
     seconds: float
     took: list[float] = field(default_factory=list)
@@ -92,18 +100,19 @@ class _Load:
 
     def _ask(self, connection: "_Connection", since: float) -> None:
         self._asked += 1
-        connection.ask(next(self.requests), since)
+        connection.ask(next(self.asked.requests), since)
 
     async def _tick(self, rate: float) -> None:
         """Asks what has fallen due; what finds no idle connection waits."""
-        fell = 0
-        while (passed := time.perf_counter() - self._began) < self.seconds:
-            for number in range(fell, int(passed * rate)):
-                self._due.append(self._began + number / rate)
-            fell = int(passed * rate)
+        passed, fell = 0.0, 0
+        while passed < self.seconds:
+            await asyncio.sleep(_TICK_S)
+            passed = min(time.perf_counter() - self._began, self.seconds)
+            due = int(passed * rate)
+            self._due.extend(self._began + number / rate for number in range(fell, due))
+            fell = due
             while self._due and self._idle:
                 self._ask(self._idle.popleft(), self._due.popleft())
-            await asyncio.sleep(_TICK_S)
         self.rate = None
         self._end(time.perf_counter())
 
@@ -134,10 +143,10 @@ class _Connection(asyncio.Protocol):
         if head_ends < 0:
             return
         head = _HEAD.match(self._received)
-        if head is None or head[1] not in _GOOD or self._since is None:
-            self._load.failed(f"an answer that is no acceptance: {self._received[:300]!r}")
+        if head is not None and len(self._received) < head_ends + 4 + int(head[2] or 0):
             return
-        if len(self._received) < head_ends + 4 + int(head[2] or 0):
+        if head is None or head[1] not in _GOOD or self._load.asked.accepted not in self._received or self._since is None:
+            self._load.failed(f"an answer that is no acceptance: {self._received[:300]!r}")
             return
         took, self._since, self._received = time.perf_counter() - self._since, None, b""
         self._load.answered(took, self)

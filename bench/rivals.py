@@ -1,4 +1,4 @@
-"""What the collector is measured against, each on uvicorn as it is: `python -m bench.rivals {bare,produce} PORT`.
+"""What the collector is measured against, each on uvicorn as it is, on the collector's port: `python -m bench.rivals {bare,produce}`.
 
 `bare` answers 204 to every POST, unread. `produce` hands the body as it came to Kafka and answers 204 when all replicas have it,
 with the collector's options of the producer: no checks, no event, no spool.
@@ -16,26 +16,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline import settings
 from pipeline.adapters import kafka
 from pipeline.adapters.contracts import home_topic
 from pipeline.edge.delivery import LINGER_MS
+from pipeline.settings import Settings, load
 
 PATH = "/e/{portal:int}"
 _LISTEN_EVERY_S = 0.002
 
 
-def bare() -> Starlette:
+def bare(_: Settings) -> Starlette:
     async def answer(_: Request) -> Response:
         return Response(status_code=204)
 
     return Starlette(routes=[Route(PATH, answer, methods=["POST"])])
 
 
-def produce() -> Starlette:
-    own = settings.load()
-    producer = kafka.producer(own, **{"linger.ms": LINGER_MS})
-    topic = kafka.topic_name(own, home_topic("page_view"))
+def produce(settings: Settings) -> Starlette:
+    producer = kafka.producer(settings, **{"linger.ms": LINGER_MS})
+    topic = kafka.topic_name(settings, home_topic("page_view"))
 
     async def answer(request: Request) -> Response:
         there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -67,5 +66,5 @@ def _settle(there: asyncio.Future[None], error: Any) -> None:
 RIVALS = {"bare": bare, "produce": produce}
 
 if __name__ == "__main__":
-    name, port = sys.argv[1:]
-    uvicorn.run(RIVALS[name](), port=int(port), log_level="warning", access_log=False, server_header=False)
+    own = load()
+    uvicorn.run(RIVALS[sys.argv[1]](own), port=own.edge.port, log_level="warning", access_log=False, server_header=False)

@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import MutableMapping
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
+
+from pipeline.edge.connections import WHOLE
 
 MAX_BYTES = 512 * 1024
 PATIENCE_S = 10.0
@@ -61,7 +64,7 @@ async def _received(request: Request) -> bytes:
         raise BodyError(413, "too_large")
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with nullcontext() if WHOLE in request.scope.get("extensions", ()) else asyncio.timeout(PATIENCE_S):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > MAX_BYTES:

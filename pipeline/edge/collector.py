@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import anyio.to_thread
+import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId
@@ -85,21 +85,21 @@ class Collector:
         async def handled(request: Request) -> Response:
             began = time.perf_counter()
             response = await _answered(endpoint, request)
-            metrics.REQUESTS.labels(name, response.status_code).inc()
-            metrics.SECONDS.labels(name).observe(time.perf_counter() - began)
+            metrics.requests(name, response.status_code).inc()
+            metrics.seconds(name).observe(time.perf_counter() - began)
             return response
 
         return Route(path, handled, methods=list(methods))
 
     async def hits(self, request: Request) -> Response:
-        portal = self._portal(request)
-        cors = self._cors(portal, request, required=True)
+        portal, told = self._portal(request), _told(request)
+        cors = self._cors(portal, told, required=True)
         if request.method == "OPTIONS":
             return _preflight(cors)
-        about = self._about(portal, request, cors)
+        about = self._about(portal, request, told, cors)
         body = await _bounded(bodies.json(request), cors)
         if isinstance(body, dict) and body.get("type") in ("carry", "adopt"):
-            return JSONResponse(_VISITORS[body["type"]](body, portal, about), 202, dict(cors) | _UNCACHED)
+            return _json(_VISITORS[body["type"]](body, portal, about), 202, {**cors, **_UNCACHED})
         sent, sent_at = _hits(body, cors)
         made = [hits.event_of(hit, portal, about, sent_at) for hit in sent]
         for position, event in enumerate(made):
@@ -109,19 +109,20 @@ class Collector:
         await self._accept(events, cors)
         refused = [{"position": position, "reason": str(reason)} for position, reason in enumerate(made) if isinstance(reason, str)]
         for refusal in refused:
-            metrics.REFUSED.labels(refusal["reason"]).inc()
-        headers = dict(cors) | _UNCACHED
-        if renewed := self._renewed(events, portal, request):
+            metrics.refused(refusal["reason"]).inc()
+        headers = {**cors, **_UNCACHED}
+        if renewed := _renewed(events, portal, told):
             headers["Set-Cookie"] = renewed
-        return JSONResponse({"accepted": len(events), "refused": refused}, 202, headers)
+        return _json({"accepted": len(events), "refused": refused}, 202, headers)
 
     async def gif(self, request: Request) -> Response:
         portal = self._portal(request)
-        about = self._about(portal, request, {})
-        if request.method == "GET" and not _is_prefetch(request):
+        told = _told(request)
+        about = self._about(portal, request, told, {})
+        if request.method == "GET" and not _is_prefetch(told):
             asked = request.query_params
             view = {"type": "page_view", "event_id": str(uuid4()), "occurred_at": about.received_at, "title": asked.get("title")}
-            view |= {"url": asked.get("url") or request.headers.get("referer"), "referrer": asked.get("referrer")}
+            view |= {"url": asked.get("url") or told.get("referer"), "referrer": asked.get("referrer")}
             event = hits.event_of(view, portal, about)
             if isinstance(event, Event):
                 await self._accept([event], {})
@@ -131,24 +132,25 @@ class Collector:
         portal, form_id = self._portal(request), request.path_params["form"]
         if not forms.FORM_ID.fullmatch(form_id):
             raise AnswerError(404, "unknown_form")
-        cors = self._cors(portal, request, required=False)
+        told = _told(request)
+        cors = self._cors(portal, told, required=False)
         if request.method == "OPTIONS":
             return _preflight(cors)
-        about = self._about(portal, request, cors)
-        is_html = request.headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
+        about = self._about(portal, request, told, cors)
+        is_html = told.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
         if is_html:
             inputs = await _bounded(bodies.pairs(request, forms.MAX_VALUES), cors)
-            submission: forms.Submission | forms.FormError = forms.of_html(inputs, request.headers.get("referer"))
+            submission: forms.Submission | forms.FormError = forms.of_html(inputs, told.get("referer"))
         else:
             submission = forms.of_json(await _bounded(bodies.json(request), cors))
         if isinstance(submission, forms.FormError):
             return _form_errors([submission], cors)
-        submission = submission._replace(is_from_server=_has_server_key(portal, request))
-        event = forms.event_of(submission, portal, form_id, about, self._form_id(request, portal, form_id))
+        submission = submission._replace(is_from_server=_has_server_key(portal, told))
+        event = forms.event_of(submission, portal, form_id, about, _event_id(told, portal, form_id))
         if not isinstance(event, Event):
             return _form_errors(event, cors)
         await self._accept([event], cors)
-        return _thanked(portal, form_id, cors) if is_html else JSONResponse({"accepted": 1}, 202, dict(cors) | _UNCACHED)
+        return _thanked(portal, form_id, cors) if is_html else _json({"accepted": 1}, 202, {**cors, **_UNCACHED})
 
     async def link(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -156,9 +158,10 @@ class Collector:
         link = links.opened_link(portal.keys, portal.id, token) if portal else None
         if portal is None or link is None:
             raise AnswerError(404, "unknown_link")
-        if _is_prefetch(request):
+        told = _told(request)
+        if _is_prefetch(told):
             raise AnswerError(425, "not_for_prefetch", _UNCACHED)
-        about = self._about(portal, request, {})
+        about = self._about(portal, request, told, {})
         if request.method == "HEAD":
             return RedirectResponse(link.url, 302, _UNCACHED)
         click = links.followed(link, EventId(str(uuid4())), about.received_at, by_bot=about.bot is not None)
@@ -180,15 +183,15 @@ class Collector:
         return _script(request, served_script.banner())
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        return _json({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
         if self.delivery.spool.is_full:
             raise AnswerError(503, "spool_full", {"Retry-After": str(RETRY_S)})
-        return JSONResponse({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
+        return _json({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
 
     async def document(self, _: Request) -> Response:
-        return JSONResponse(openapi.DOCUMENT)
+        return _json(openapi.DOCUMENT)
 
     def _portal(self, request: Request) -> Portal:
         portal = self.portals.get(request.path_params["portal"])
@@ -196,21 +199,20 @@ class Collector:
             raise AnswerError(404, "unknown_portal")
         return portal
 
-    def _cors(self, portal: Portal, request: Request, *, required: bool) -> Headers:
+    def _cors(self, portal: Portal, told: Headers, *, required: bool) -> Headers:
         """The headers by which a page of the portal may read the answer. AnswerError 403 to any other page."""
-        origin = request.headers.get("origin")
+        origin = told.get("origin")
         if origin is None and not required:
             return {}
         if origin is None or not portal.has_origin(origin):
             raise AnswerError(403, "foreign_origin", {"Vary": "Origin"})
         return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
 
-    def _about(self, portal: Portal, request: Request, cors: Headers) -> About:
+    def _about(self, portal: Portal, request: Request, told: Headers, cors: Headers) -> About:
         """What we know of the sender. AnswerError 429 if it asks too often."""
-        told = request.headers
-        peer = request.client.host if request.client else ""
-        forwarded = [hop.strip() for hop in ",".join(told.getlist("x-forwarded-for")).split(",") if hop.strip()]
-        ip = addresses.client(peer, forwarded, self.trusted)
+        ip = request.client.host if request.client else ""
+        if self.trusted:
+            ip = addresses.client(ip, _hops(request), self.trusted)
         if wait := self.limits.retry_after(portal, ip, time.monotonic()):
             raise AnswerError(429, "too_many_requests", {**cors, "Retry-After": str(wait)})
         user_agent = told.get("user-agent", "")[: bots.LONGEST] or None
@@ -226,30 +228,11 @@ class Collector:
         except SpoolFullError:
             raise AnswerError(503, "spool_full", {**cors, "Retry-After": str(RETRY_S)}) from None
         for event in events:
-            metrics.EVENTS.labels(event.type).inc()
+            metrics.events(event.type).inc()
 
     async def _is_first(self, click: EmailClick, now: Millis) -> bool:
         assert click.utk is not None
         return await anyio.to_thread.run_sync(self.clicks.is_first, click.event_id, click.utk, now)
-
-    def _renewed(self, events: Sequence[Event], portal: Portal, request: Request) -> str | None:
-        """The utk's cookie for its full life, if a consented page view brought it and the browser still has it: none is revived."""
-        mine = host(str(request.url)) or ""
-        seen = request.cookies.get(cookies.UTK_COOKIE)
-        page = host(request.headers.get("origin")) or ""
-        if seen is None or cookies.cookie_domain(mine, portal.domains) is None:
-            return None
-        domain = cookies.cookie_domain(page, portal.domains)
-        if domain is None or not cookies.is_within(mine, domain):
-            return None
-        if not any(isinstance(event, PageView) and event.utk == seen for event in events):
-            return None
-        return cookies.renewed(seen, page, portal.domains, secure=urlsplit(request.headers.get("origin", "")).scheme == "https")
-
-    @staticmethod
-    def _form_id(request: Request, portal: Portal, form_id: str) -> str:
-        key = request.headers.get("idempotency-key")
-        return forms.keyed(portal, form_id, key) if key else str(uuid4())
 
 
 def _carried(asked: Mapping[str, Any], portal: Portal, about: About) -> Mapping[str, str | None]:
@@ -264,16 +247,26 @@ _VISITORS = {"carry": _carried, "adopt": _adopted}
 """Requests of the script that are no hits: a visitor goes over to another domain of the portal."""
 
 
+def _told(request: Request) -> Headers:
+    """The headers of a request, by their names in lower case; of several with one name the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
+
+
+def _hops(request: Request) -> list[str]:
+    """All of X-Forwarded-For, first one first."""
+    return [hop.strip() for hop in ",".join(request.headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+
+
 async def _answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
     """The route's answer, or its refusal. A bug of ours is a 500 and a traceback without the values in it."""
     try:
         return await endpoint(request)
     except AnswerError as answer:
-        return JSONResponse({"error": answer.error}, answer.status, answer.headers)
+        return _json({"error": answer.error}, answer.status, answer.headers)
     except Exception as error:  # noqa: BLE001 - the outermost frame of a request
         places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         log.error("a bug in the collector", kind=type(error).__name__, at=places)  # noqa: TRY400 - a traceback would show values
-        return JSONResponse({"error": "internal"}, 500)
+        return _json({"error": "internal"}, 500)
 
 
 async def _bounded(reading: Awaitable[Any], cors: Headers) -> Any:
@@ -306,13 +299,36 @@ def _script(request: Request, served: served_script.Served) -> Response:
     return Response(served.body, headers=headers, media_type="text/javascript")
 
 
-def _is_prefetch(request: Request) -> bool:
-    return "prefetch" in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
+def _renewed(events: Sequence[Event], portal: Portal, told: Headers) -> str | None:
+    """The utk's cookie for its full life, if a consented page view brought it and the browser still has it: none is revived."""
+    utk = next((event.utk for event in events if isinstance(event, PageView) and event.utk), None)
+    if utk is None or f"; {cookies.UTK_COOKIE}={utk};" not in f"; {told.get('cookie', '')};":
+        return None
+    origin = told.get("origin", "")
+    mine, page = host("http://" + told.get("host", "")), host(origin) or ""
+    domain = cookies.cookie_domain(page, portal.domains)
+    if mine is None or domain is None or not cookies.is_within(mine, domain):
+        return None
+    return cookies.renewed(utk, page, portal.domains, secure=origin.startswith("https:"))
 
 
-def _has_server_key(portal: Portal, request: Request) -> bool:
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+def _is_prefetch(told: Headers) -> bool:
+    return "prefetch" in told.get("sec-purpose", told.get("purpose", ""))
+
+
+def _event_id(told: Headers, portal: Portal, form_id: str) -> str:
+    """Of a form: the same for the same key."""
+    key = told.get("idempotency-key")
+    return forms.keyed(portal, form_id, key) if key else str(uuid4())
+
+
+def _has_server_key(portal: Portal, told: Headers) -> bool:
+    scheme, _, shown = told.get("authorization", "").partition(" ")
     return portal.server_key is not None and scheme == "Bearer" and secrets.compare_digest(shown.encode(), portal.server_key)
+
+
+def _json(told: Any, status: int = 200, headers: Headers | None = None) -> Response:
+    return Response(orjson.dumps(told), status, headers, "application/json")
 
 
 def _preflight(cors: Headers) -> Response:
@@ -326,9 +342,9 @@ def _preflight(cors: Headers) -> Response:
 
 def _form_errors(errors: Sequence[forms.FormError], cors: Headers) -> Response:
     for error in errors:
-        metrics.REFUSED.labels(error.type.value).inc()
+        metrics.refused(error.type.value).inc()
     told = [{"errorType": error.type.value, "message": error.message} for error in errors]
-    return JSONResponse({"status": "error", "errors": told}, 400, dict(cors))
+    return _json({"status": "error", "errors": told}, 400, dict(cors))
 
 
 def _thanked(portal: Portal, form_id: str, cors: Headers) -> Response:
@@ -342,4 +358,4 @@ def _thanked(portal: Portal, form_id: str, cors: Headers) -> Response:
 async def _plain(_: Request, error: Exception) -> Response:
     """What Starlette itself refuses: no such route, another method."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": "no_such_route" if error.status_code == 404 else "refused"}, error.status_code, error.headers)
+    return _json({"error": "no_such_route" if error.status_code == 404 else "refused"}, error.status_code, error.headers)

@@ -4,6 +4,7 @@ Each process has a producer, a part of the spool and a metrics port of its own; 
 """
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -75,6 +76,7 @@ def uvicorn_run(settings: Settings) -> int:
         )
         import uvloop
 
+        gc.freeze()  # what there is now stays: looking through it again and again would hold up answers
         uvloop.run(_run(settings, collector, listening))
     return 0
 

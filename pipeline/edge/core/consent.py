@@ -1,6 +1,5 @@
 """What a visitor allowed (spec: edge.md, "Consent"). The browser's answer is a claim, judged by the portal's present configuration."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -35,9 +34,7 @@ _OBJECTED[Mode.OPT_OUT] = Consent(analytics=False, advertisement=False, function
 def consent(mode: Mode, claim: object, *, objects: bool) -> Consent:
     """The state of a visitor. `claim` holds the explicit answers by category (true or false), which outrank the browser."""
     unasked = (_OBJECTED if objects else _UNASKED)[mode]
-    answers: Mapping[str, object] = claim if isinstance(claim, dict) else {}
-    return Consent(*(_answer(answers.get(name), default) for name, default in zip(CATEGORIES, unasked, strict=True)))
-
-
-def _answer(given: object, default: bool) -> bool:  # noqa: FBT001 - the state of one category
-    return given if isinstance(given, bool) else default
+    if not isinstance(claim, dict):
+        return unasked
+    answers = [claim.get(name) for name in CATEGORIES]
+    return Consent(*[given if isinstance(given, bool) else default for given, default in zip(answers, unasked, strict=True)])

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 OUR_TOKENS = frozenset({"_hsc", "_hsx"})
 
 _PARTS = re.compile(r"(https?://)([^/?#\\]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
+_PLAIN_HOST = re.compile(r"https?://([a-z0-9.-]+)(?:[/?#][!-\[\]-~]*)?")
 _SECRET_NAME = re.compile(r"token|passw|pwd|secret|api[-_]?key|jwt|^(?:auth|pass|sid|sig)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"^eyJ[A-Za-z0-9_-]+\.")
 _AT = re.compile(r"%(?:25)*40")
@@ -46,7 +47,11 @@ def origin(url: str) -> str | None:
 
 def host(url: object) -> str | None:
     """The host of an http(s) address in lower case; None for anything of which browsers and we might read another host."""
-    if not isinstance(url, str) or "\\" in url or not _PARTS.fullmatch(url):
+    if not isinstance(url, str):
+        return None
+    if plain := _PLAIN_HOST.fullmatch(url):  # most are, and need no closer look
+        return plain[1]
+    if "\\" in url or not _PARTS.fullmatch(url):
         return None
     try:
         parts = urlsplit(url)
@@ -56,6 +61,8 @@ def host(url: object) -> str | None:
 
 
 def looks_like_email(text: str) -> bool:
+    if "@" not in text and "%" not in text:
+        return False
     return _EMAIL.search(_DOT.sub(".", _AT.sub("@", text))) is not None
 
 
