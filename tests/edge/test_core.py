@@ -57,6 +57,12 @@ def test_hssc(case: dict[str, Any]) -> None:
     assert (cookies.hssc(case["cookie"]) is not None) == case["valid"]
 
 
+@given(st.from_regex(urls._PLAIN_HOST, fullmatch=True))
+def test_the_host_of_a_plain_address(url: str) -> None:
+    """Read the fast way, it is the one that any way reads."""
+    assert urls.host(url) == urls.unusual_host(url)
+
+
 @cases("consent")
 def test_consent(case: dict[str, Any]) -> None:
     """The portal's mode decides what silence means; an explicit answer outranks the browser's signal."""

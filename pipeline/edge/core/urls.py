@@ -20,6 +20,8 @@ _EMAIL = re.compile(r"[^@/]@[^@/]+\.[^@/]")
 
 def cleaned(url: str) -> str:
     """Without user name, fragment, our own tokens, and parameters that look like an email address, a password or a token."""
+    if "?" not in url and "#" not in url and "@" not in url:
+        return url
     match = _PARTS.fullmatch(url)
     if match is None:
         return url
@@ -49,8 +51,12 @@ def host(url: object) -> str | None:
     """The host of an http(s) address in lower case; None for anything of which browsers and we might read another host."""
     if not isinstance(url, str):
         return None
-    if plain := _PLAIN_HOST.fullmatch(url):  # most are, and need no closer look
-        return plain[1]
+    plain = _PLAIN_HOST.fullmatch(url)
+    return plain[1] if plain else unusual_host(url)
+
+
+def unusual_host(url: str) -> str | None:
+    """The same for an address that does not look plain (a port, a user, upper case), and for any other, but slower."""
     if "\\" in url or not _PARTS.fullmatch(url):
         return None
     try:
