@@ -111,9 +111,8 @@ def show(result: Result, *, as_json: bool) -> None:
     if as_json:
         output.print_json(asdict(result))
         return
-    where = "the server has one core for itself" if result.pinned else "server, client and Kafka share one core"
     columns = ("", "#hits/s", "#hits/CPU s", "#p50 ms", "#p99 ms", "#client's core")
-    output.print_table(columns, _rows(result.full), title=f"as fast as the answers come, {CONNECTIONS} connections; {where}")
+    output.print_table(columns, _rows(result.full), title="as fast as the answers come")
     output.print_table(columns, _rows(result.half), title="\nat half of that")
     rows = [(each.name, f"{each.wanted:,.2f}", f"{each.measured:,.2f}", "met" if each.met else "missed") for each in result.targets]
     output.print_table(("target", "#wanted", "#measured", ""), rows, title="\ntargets")
@@ -127,6 +126,8 @@ def _rows(speeds: Mapping[str, Speed]) -> Iterator[tuple[str, ...]]:
 
 
 def _about(result: Result) -> Iterator[tuple[str, str]]:
+    yield "connections", f"{CONNECTIONS}"
+    yield "cores", f"{result.cores}, {'one of them the server has for itself' if result.pinned else 'which server, client and Kafka share'}"
     yield "page views that the collector accepted, all of them in Kafka", f"{result.accepted['edge']:,}"
     yield "tracking script, gzipped", f"{result.script_bytes:,} bytes"
     found = result.script_cost
