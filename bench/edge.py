@@ -68,14 +68,14 @@ class Result:
 def bench(
     rounds: Annotated[int, typer.Option(min=1, max=10, help="How often each server has its turn.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, max=10, help="Length of a turn.")] = 2.0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A small run that takes about 15 s.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A small run that takes about 25 s.")] = False,
     directory: Directory = None,
     json: Json = False,
 ) -> None:
     """Measure the collector on this machine."""
     logs.configure(Log(level="warning"))
     if smoke:
-        rounds, seconds = 1, 0.5
+        rounds, seconds = 1, 0.3
     shared = cores.shared_out()
     with ExitStack() as put_away:
         scratch = Path(put_away.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=directory)))
