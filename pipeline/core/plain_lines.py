@@ -36,8 +36,15 @@ def plain_event(line: bytes) -> Event | None:
         struct = _decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    plan = _PLANS[type(struct)]
-    values = msgspec.structs.astuple(struct)
+    return _event(_PLANS[type(struct)], msgspec.structs.astuple(struct))
+
+
+def plain_values(type_name: str, values: tuple[Any, ...]) -> Event | None:
+    """The event of values in the order of its class, of the JSON types that a plain line has; None if one is unusual, as above."""
+    return _event(_PLANS[_STRUCTS[type_name]], values)
+
+
+def _event(plan: _Plan, values: tuple[Any, ...]) -> Event | None:
     if "" in values:
         values = tuple([None if value == "" else value for value in values])
         if any(values[position] is None for position in plan.required):

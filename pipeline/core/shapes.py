@@ -9,6 +9,8 @@ from pipeline.core import normalise
 from pipeline.core.outcomes import Reason
 
 _Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+PlainObject = dict[str, str | bool | _Integer | None]
+"""Of usual properties."""
 
 
 class Rule(NamedTuple):
@@ -57,7 +59,7 @@ REFERENCE = Rule(normalise.url, None, "as a URL, or absent", str)
 TEXT = Rule(normalise.text, Reason.INVALID_FIELD, "a string", str)
 NO_UNLESS_SAID = Rule(normalise.switch, Reason.INVALID_FIELD, "true or false", bool, default=False)
 YES_UNLESS_SAID = NO_UNLESS_SAID._replace(default=True)
-PROPERTIES = Rule(_object, Reason.INVALID_FIELD, "an object", dict[str, str | bool | _Integer | None])
+PROPERTIES = Rule(_object, Reason.INVALID_FIELD, "an object", PlainObject)
 FIELDS = Rule(_pairs, Reason.INVALID_FIELD, "an object", dict[str, str])
 
 

@@ -3,16 +3,15 @@
 import asyncio
 import zlib
 from collections.abc import MutableMapping
-from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from pipeline.edge.asked import Told
 from pipeline.edge.connections import WHOLE
 
 MAX_BYTES = 512 * 1024
@@ -29,10 +28,10 @@ class BodyError(Exception):
         self.error = error
 
 
-async def body(request: Request) -> bytes:
+async def body(request: Request, told: Told) -> bytes:
     """The whole body, inflated if it says gzip. BodyError if it is too large, too slow or no gzip."""
-    raw = await _received(request)
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    raw = await _received(request, told)
+    encoding = told.text(b"content-encoding").strip().lower()
     if encoding in ("", "identity"):
         return raw
     if encoding != "gzip":
@@ -40,38 +39,42 @@ async def body(request: Request) -> bytes:
     return _inflated(raw)
 
 
-async def json(request: Request) -> Any:
-    try:
-        return orjson.loads(await body(request))
-    except orjson.JSONDecodeError:
-        raise BodyError(400, "malformed_json") from None
-
-
-async def pairs(request: Request, limit: int) -> list[tuple[str, str]]:
+async def pairs(request: Request, told: Told, limit: int) -> list[tuple[str, str]]:
     """The inputs of an HTML form, in their order, without files; up to one more than `limit`."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return await _parts(request, limit)
-    text = (await body(request)).decode("utf-8", "replace")
+    if told.text(b"content-type").startswith("multipart/form-data"):
+        return await _parts(request, told, limit)
+    text = (await body(request, told)).decode("utf-8", "replace")
     try:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=limit + 1)
     except ValueError:
         raise BodyError(400, "too_many_fields") from None
 
 
-async def _received(request: Request) -> bytes:
-    stated = request.headers.get("content-length", "")
+async def _received(request: Request, told: Told) -> bytes:
+    stated = told.text(b"content-length")
     if stated.isdigit() and int(stated[:12]) > MAX_BYTES:
         raise BodyError(413, "too_large")
-    chunks, size = [], 0
+    if WHOLE in request.scope.get("extensions", ()):
+        return await _chunks(request)
     try:
-        async with nullcontext() if WHOLE in request.scope.get("extensions", ()) else asyncio.timeout(PATIENCE_S):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise BodyError(413, "too_large")
-                chunks.append(chunk)
-    except (TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(PATIENCE_S):
+            return await _chunks(request)
+    except TimeoutError:
         raise BodyError(408, "too_slow") from None
+
+
+async def _chunks(request: Request) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise BodyError(408, "too_slow")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False)
+        if size > MAX_BYTES:
+            raise BodyError(413, "too_large")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -89,9 +92,9 @@ def _inflated(raw: bytes) -> bytes:
     return inflated
 
 
-async def _parts(request: Request, limit: int) -> list[tuple[str, str]]:
+async def _parts(request: Request, told: Told, limit: int) -> list[tuple[str, str]]:
     """Reads the body first, so that the same bounds hold; then parses it."""
-    whole = await body(request)
+    whole = await body(request, told)
 
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": whole, "more_body": False}

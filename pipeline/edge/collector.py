@@ -4,27 +4,32 @@ Each route is the same story: which portal, may this origin and this address ask
 `pipeline.edge.core`), have the events safe, answer. Answers name positions and reasons, never values.
 """
 
+import re
 import secrets
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
 import anyio.to_thread
 import orjson
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId
-from pipeline.edge import bodies, bots, metrics, openapi, served_script
+from pipeline.edge import answers, bodies, bots, metrics, openapi, served_script
+from pipeline.edge.answers import UNCACHED, Accepted, Answer, AnswerError, Headers
+from pipeline.edge.asked import Told
 from pipeline.edge.bodies import BodyError
 from pipeline.edge.clicks import Clicks
-from pipeline.edge.core import addresses, cookies, forms, hits, links, sealing, visitors
+from pipeline.edge.core import addresses, cookies, forms, hits, links, plain_hits, sealing, visitors
 from pipeline.edge.core.addresses import Network
 from pipeline.edge.core.hits import Dropped
 from pipeline.edge.core.hits import Request as About
@@ -32,26 +37,11 @@ from pipeline.edge.core.portal import Portal
 from pipeline.edge.core.urls import host
 from pipeline.edge.delivery import Delivery, SpoolFullError
 from pipeline.edge.limits import Limits
-from pipeline.logs import logger
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 RETRY_S = 5
-_UNCACHED = {"Cache-Control": "no-store"}
+_HITS = re.compile("/e/([0-9]{1,19})")
 _THANKS = "<!doctype html><meta charset=utf-8><title>Thank you</title><p>Thank you."
-
-log = logger("edge")
-
-Headers = Mapping[str, str]
-
-
-class AnswerError(Exception):
-    """Ends a request with this status and machine-readable error."""
-
-    def __init__(self, status: int, error: str, headers: Headers | None = None) -> None:
-        super().__init__(error)
-        self.status = status
-        self.error = error
-        self.headers = dict(headers or {})
 
 
 @dataclass(slots=True)
@@ -64,43 +54,52 @@ class Collector:
     trusted: Sequence[Network] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The application; whoever mounts it starts and stops `delivery` on the same loop."""
-        routes = [
-            self._route("/e/{portal:int}", self.hits, "POST", "OPTIONS"),
-            self._route("/e/{portal:int}.gif", self.gif, "GET", "HEAD"),
-            self._route("/forms/{portal:int}/{form}", self.form, "POST", "OPTIONS"),
-            self._route("/l/{token}", self.link, "GET", "HEAD"),
-            self._route("/t/{portal:int}.js", self.script, "GET", "HEAD"),
-            self._route("/t/{portal:int}/banner.js", self.banner, "GET", "HEAD"),
-            self._route("/health", self.health, "GET"),
-            self._route("/ready", self.ready, "GET"),
-            self._route("/openapi.json", self.document, "GET"),
-        ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _plain})
+        hits = _Route("/e", self.hits)
+        others = Starlette(
+            routes=[
+                Route("/e/{portal:portal}", hits, methods=["POST", "OPTIONS"]),
+                Route("/e/{portal:portal}.gif", _Route("/e.gif", self.gif), methods=["GET", "HEAD"]),
+                Route("/forms/{portal:portal}/{form}", _Route("/forms", self.form), methods=["POST", "OPTIONS"]),
+                Route("/l/{token}", _Route("/l", self.link), methods=["GET", "HEAD"]),
+                Route("/t/{portal:portal}.js", _Route("/t", self.script), methods=["GET", "HEAD"]),
+                Route("/t/{portal:portal}/banner.js", _Route("/t", self.banner), methods=["GET", "HEAD"]),
+                Route("/health", _Route("/health", self.health), methods=["GET"]),
+                Route("/ready", _Route("/ready", self.ready), methods=["GET"]),
+                Route("/openapi.json", _Route("/openapi.json", self.document), methods=["GET"]),
+            ],
+            exception_handlers={HTTPException: answers.refused},
+        )
 
-    def _route(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
-        name = path.partition("{")[0].rstrip("/") + (".gif" if path.endswith(".gif") else "")
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            """Nearly all requests are hits, and finding their route costs Starlette as much as half of what is decided of them."""
+            place = _HITS.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+            if place is None or scope.get("root_path"):
+                await others(scope, receive, send)
+            else:
+                scope["path_params"] = {"portal": int(place[1])}
+                await hits(scope, receive, send)
 
-        async def handled(request: Request) -> Response:
-            began = time.perf_counter()
-            response = await _answered(endpoint, request)
-            metrics.requests(name, response.status_code).inc()
-            metrics.seconds(name).observe(time.perf_counter() - began)
-            return response
+        return app
 
-        return Route(path, handled, methods=list(methods))
-
-    async def hits(self, request: Request) -> Response:
-        portal, told = self._portal(request), _told(request)
+    async def hits(self, request: Request) -> Answer:
+        portal, told = self._portal(request), Told(request.scope)
         cors = self._cors(portal, told, required=True)
-        if request.method == "OPTIONS":
-            return _preflight(cors)
+        if request.scope["method"] == "OPTIONS":
+            return answers.preflight(cors)
         about = self._about(portal, request, told, cors)
-        body = await _bounded(bodies.json(request), cors)
-        if isinstance(body, dict) and body.get("type") in ("carry", "adopt"):
-            return _json(_VISITORS[body["type"]](body, portal, about), 202, {**cors, **_UNCACHED})
-        sent, sent_at = _hits(body, cors)
+        body = await _bounded(bodies.body(request, told), cors)
+        if events := plain_hits.plain_events(body, portal, about):
+            await self._accept(events, cors)
+            return Accepted(len(events), cors["Access-Control-Allow-Origin"], _renewed(events, portal, told))
+        return await self._any_hits(body, portal, about, told, cors)
+
+    async def _any_hits(self, body: bytes, portal: Portal, about: About, told: Told, cors: Headers) -> Answer:
+        given = _loaded(body, cors)
+        if isinstance(given, dict) and given.get("type") in ("carry", "adopt"):
+            return answers.json(_VISITORS[given["type"]](given, portal, about), 202, {**cors, **UNCACHED})
+        sent, sent_at = _hits(given, cors)
         made = [hits.event_of(hit, portal, about, sent_at) for hit in sent]
         for position, event in enumerate(made):
             if isinstance(event, EmailClick) and not await self._is_first(event, about.received_at):
@@ -110,39 +109,39 @@ class Collector:
         refused = [{"position": position, "reason": str(reason)} for position, reason in enumerate(made) if isinstance(reason, str)]
         for refusal in refused:
             metrics.refused(refusal["reason"]).inc()
-        headers = {**cors, **_UNCACHED}
+        headers = {**cors, **UNCACHED}
         if renewed := _renewed(events, portal, told):
             headers["Set-Cookie"] = renewed
-        return _json({"accepted": len(events), "refused": refused}, 202, headers)
+        return answers.json({"accepted": len(events), "refused": refused}, 202, headers)
 
     async def gif(self, request: Request) -> Response:
         portal = self._portal(request)
-        told = _told(request)
+        told = Told(request.scope)
         about = self._about(portal, request, told, {})
         if request.method == "GET" and not _is_prefetch(told):
             asked = request.query_params
             view = {"type": "page_view", "event_id": str(uuid4()), "occurred_at": about.received_at, "title": asked.get("title")}
-            view |= {"url": asked.get("url") or told.get("referer"), "referrer": asked.get("referrer")}
+            view |= {"url": asked.get("url") or told.get(b"referer"), "referrer": asked.get("referrer")}
             event = hits.event_of(view, portal, about)
             if isinstance(event, Event):
                 await self._accept([event], {})
-        return Response(GIF, media_type="image/gif", headers=_UNCACHED)
+        return Response(GIF, media_type="image/gif", headers=UNCACHED)
 
     async def form(self, request: Request) -> Response:
         portal, form_id = self._portal(request), request.path_params["form"]
         if not forms.FORM_ID.fullmatch(form_id):
             raise AnswerError(404, "unknown_form")
-        told = _told(request)
+        told = Told(request.scope)
         cors = self._cors(portal, told, required=False)
         if request.method == "OPTIONS":
-            return _preflight(cors)
+            return answers.preflight(cors)
         about = self._about(portal, request, told, cors)
-        is_html = told.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
+        is_html = told.text(b"content-type").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
         if is_html:
-            inputs = await _bounded(bodies.pairs(request, forms.MAX_VALUES), cors)
-            submission: forms.Submission | forms.FormError = forms.of_html(inputs, told.get("referer"))
+            inputs = await _bounded(bodies.pairs(request, told, forms.MAX_VALUES), cors)
+            submission: forms.Submission | forms.FormError = forms.of_html(inputs, told.get(b"referer"))
         else:
-            submission = forms.of_json(await _bounded(bodies.json(request), cors))
+            submission = forms.of_json(_loaded(await _bounded(bodies.body(request, told), cors), cors))
         if isinstance(submission, forms.FormError):
             return _form_errors([submission], cors)
         submission = submission._replace(is_from_server=_has_server_key(portal, told))
@@ -150,7 +149,7 @@ class Collector:
         if not isinstance(event, Event):
             return _form_errors(event, cors)
         await self._accept([event], cors)
-        return _thanked(portal, form_id, cors) if is_html else _json({"accepted": 1}, 202, {**cors, **_UNCACHED})
+        return _thanked(portal, form_id, cors) if is_html else answers.json({"accepted": 1}, 202, {**cors, **UNCACHED})
 
     async def link(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -158,22 +157,22 @@ class Collector:
         link = links.opened_link(portal.keys, portal.id, token) if portal else None
         if portal is None or link is None:
             raise AnswerError(404, "unknown_link")
-        told = _told(request)
+        told = Told(request.scope)
         if _is_prefetch(told):
-            raise AnswerError(425, "not_for_prefetch", _UNCACHED)
+            raise AnswerError(425, "not_for_prefetch", UNCACHED)
         about = self._about(portal, request, told, {})
         if request.method == "HEAD":
-            return RedirectResponse(link.url, 302, _UNCACHED)
+            return RedirectResponse(link.url, 302, UNCACHED)
         click = links.followed(link, EventId(str(uuid4())), about.received_at, by_bot=about.bot is not None)
         event = hits.as_event(links.click_fields(click) | hits.clicker(portal, about), portal, about)
         try:
             await self._accept([event] if isinstance(event, Event) else [], {})
         except AnswerError:  # the reader gets to the page, whatever becomes of the event
-            return RedirectResponse(link.url, 302, _UNCACHED)
+            return RedirectResponse(link.url, 302, UNCACHED)
         if link.expires_at <= about.received_at or not portal.has(link.url):
-            return RedirectResponse(link.url, 302, _UNCACHED)
+            return RedirectResponse(link.url, 302, UNCACHED)
         sealed = links.sealed_click(portal.keys, portal.id, click, secrets.token_bytes(sealing.NONCE_BYTES))
-        return RedirectResponse(links.landing(link.url, sealed), 302, _UNCACHED)
+        return RedirectResponse(links.landing(link.url, sealed), 302, UNCACHED)
 
     async def script(self, request: Request) -> Response:
         return _script(request, served_script.tracking(self._portal(request)))
@@ -183,15 +182,15 @@ class Collector:
         return _script(request, served_script.banner())
 
     async def health(self, _: Request) -> Response:
-        return _json({"status": "alive"})
+        return answers.json({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
         if self.delivery.spool.is_full:
             raise AnswerError(503, "spool_full", {"Retry-After": str(RETRY_S)})
-        return _json({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
+        return answers.json({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
 
     async def document(self, _: Request) -> Response:
-        return _json(openapi.DOCUMENT)
+        return answers.json(openapi.DOCUMENT)
 
     def _portal(self, request: Request) -> Portal:
         portal = self.portals.get(request.path_params["portal"])
@@ -199,25 +198,25 @@ class Collector:
             raise AnswerError(404, "unknown_portal")
         return portal
 
-    def _cors(self, portal: Portal, told: Headers, *, required: bool) -> Headers:
+    def _cors(self, portal: Portal, told: Told, *, required: bool) -> Headers:
         """The headers by which a page of the portal may read the answer. AnswerError 403 to any other page."""
-        origin = told.get("origin")
+        origin = told.get(b"origin")
         if origin is None and not required:
             return {}
         if origin is None or not portal.has_origin(origin):
             raise AnswerError(403, "foreign_origin", {"Vary": "Origin"})
-        return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
+        return answers.cors(origin)
 
-    def _about(self, portal: Portal, request: Request, told: Headers, cors: Headers) -> About:
+    def _about(self, portal: Portal, request: Request, told: Told, cors: Headers) -> About:
         """What we know of the sender. AnswerError 429 if it asks too often."""
         ip = request.client.host if request.client else ""
         if self.trusted:
             ip = addresses.client(ip, _hops(request), self.trusted)
         if wait := self.limits.retry_after(portal, ip, time.monotonic()):
             raise AnswerError(429, "too_many_requests", {**cors, "Retry-After": str(wait)})
-        user_agent = told.get("user-agent", "")[: bots.LONGEST] or None
+        user_agent = told.text(b"user-agent")[: bots.LONGEST] or None
         now = Millis(time.time_ns() // 1_000_000)
-        return About(now, ip, user_agent, told.get("sec-gpc") == "1", told.get("dnt") == "1", bots.why(user_agent))
+        return About(now, ip, user_agent, told.get(b"sec-gpc") == "1", told.get(b"dnt") == "1", bots.why(user_agent))
 
     async def _accept(self, events: Sequence[Event], cors: Headers) -> None:
         """Returns when the events are safe. AnswerError 503 if there is no room for them."""
@@ -247,26 +246,33 @@ _VISITORS = {"carry": _carried, "adopt": _adopted}
 """Requests of the script that are no hits: a visitor goes over to another domain of the portal."""
 
 
-def _told(request: Request) -> Headers:
-    """The headers of a request, by their names in lower case; of several with one name the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.scope["headers"])}
-
-
 def _hops(request: Request) -> list[str]:
     """All of X-Forwarded-For, first one first."""
     return [hop.strip() for hop in ",".join(request.headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
 
 
-async def _answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-    """The route's answer, or its refusal. A bug of ours is a 500 and a traceback without the values in it."""
-    try:
-        return await endpoint(request)
-    except AnswerError as answer:
-        return _json({"error": answer.error}, answer.status, answer.headers)
-    except Exception as error:  # noqa: BLE001 - the outermost frame of a request
-        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-        log.error("a bug in the collector", kind=type(error).__name__, at=places)  # noqa: TRY400 - a traceback would show values
-        return _json({"error": "internal"}, 500)
+class _PortalNumber(IntegerConvertor):
+    """Of no more digits than a portal has."""
+
+    regex = "[0-9]{1,19}"
+
+
+register_url_convertor("portal", _PortalNumber())
+
+
+class _Route:
+    """One route as an ASGI application, counted under a name."""
+
+    def __init__(self, name: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> None:
+        self._name = name
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        answer = await answers.answered(self._endpoint, Request(scope, receive))
+        metrics.requests(self._name, answer.status_code).inc()
+        metrics.seconds(self._name).observe(time.perf_counter() - began)
+        await answer(scope, receive, send)
 
 
 async def _bounded(reading: Awaitable[Any], cors: Headers) -> Any:
@@ -274,6 +280,13 @@ async def _bounded(reading: Awaitable[Any], cors: Headers) -> Any:
         return await reading
     except BodyError as error:
         raise AnswerError(error.status, error.error, cors) from None
+
+
+def _loaded(body: bytes, cors: Headers) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise AnswerError(400, "malformed_json", cors) from None
 
 
 def _hits(body: object, cors: Headers) -> tuple[list[Any], object]:
@@ -299,63 +312,49 @@ def _script(request: Request, served: served_script.Served) -> Response:
     return Response(served.body, headers=headers, media_type="text/javascript")
 
 
-def _renewed(events: Sequence[Event], portal: Portal, told: Headers) -> str | None:
+def _renewed(events: Sequence[Event], portal: Portal, told: Told) -> str | None:
     """The utk's cookie for its full life, if a consented page view brought it and the browser still has it: none is revived."""
     utk = next((event.utk for event in events if isinstance(event, PageView) and event.utk), None)
-    if utk is None or f"; {cookies.UTK_COOKIE}={utk};" not in f"; {told.get('cookie', '')};":
+    if utk is None or f"; {cookies.UTK_COOKIE}={utk};" not in f"; {told.text(b'cookie')};":
         return None
-    origin = told.get("origin", "")
-    mine, page = host("http://" + told.get("host", "")), host(origin) or ""
-    domain = cookies.cookie_domain(page, portal.domains)
-    if mine is None or domain is None or not cookies.is_within(mine, domain):
-        return None
-    return cookies.renewed(utk, page, portal.domains, secure=origin.startswith("https:"))
+    origin = told.text(b"origin")
+    page = _page_with_our_domain(origin, told.text(b"host"), portal.domains)
+    return None if page is None else cookies.renewed(utk, page, portal.domains, secure=origin.startswith("https:"))
 
 
-def _is_prefetch(told: Headers) -> bool:
-    return "prefetch" in told.get("sec-purpose", told.get("purpose", ""))
+@lru_cache(maxsize=1_024)
+def _page_with_our_domain(origin: str, ours: str, domains: tuple[str, ...]) -> str | None:
+    """The host of a page, if we, under the name by which we were asked, may set the cookies of its domain."""
+    mine, page = host("http://" + ours), host(origin) or ""
+    domain = cookies.cookie_domain(page, domains)
+    return page if mine is not None and domain is not None and cookies.is_within(mine, domain) else None
 
 
-def _event_id(told: Headers, portal: Portal, form_id: str) -> str:
+def _is_prefetch(told: Told) -> bool:
+    return "prefetch" in (told.get(b"sec-purpose") or told.text(b"purpose"))
+
+
+def _event_id(told: Told, portal: Portal, form_id: str) -> str:
     """Of a form: the same for the same key."""
-    key = told.get("idempotency-key")
+    key = told.get(b"idempotency-key")
     return forms.keyed(portal, form_id, key) if key else str(uuid4())
 
 
-def _has_server_key(portal: Portal, told: Headers) -> bool:
-    scheme, _, shown = told.get("authorization", "").partition(" ")
+def _has_server_key(portal: Portal, told: Told) -> bool:
+    scheme, _, shown = told.text(b"authorization").partition(" ")
     return portal.server_key is not None and scheme == "Bearer" and secrets.compare_digest(shown.encode(), portal.server_key)
-
-
-def _json(told: Any, status: int = 200, headers: Headers | None = None) -> Response:
-    return Response(orjson.dumps(told), status, headers, "application/json")
-
-
-def _preflight(cors: Headers) -> Response:
-    allowed = {
-        "Access-Control-Allow-Methods": "POST",
-        "Access-Control-Allow-Headers": "Content-Type, Content-Encoding, Idempotency-Key",
-        "Access-Control-Max-Age": "7200",
-    }
-    return Response(status_code=204, headers={**cors, **allowed})
 
 
 def _form_errors(errors: Sequence[forms.FormError], cors: Headers) -> Response:
     for error in errors:
         metrics.refused(error.type.value).inc()
     told = [{"errorType": error.type.value, "message": error.message} for error in errors]
-    return _json({"status": "error", "errors": told}, 400, dict(cors))
+    return answers.json({"status": "error", "errors": told}, 400, dict(cors))
 
 
 def _thanked(portal: Portal, form_id: str, cors: Headers) -> Response:
     """Where the portal, and nobody else, says that a sender goes."""
     url = portal.form(form_id).thank_you or portal.thank_you
     if url is None:
-        return Response(_THANKS, 200, dict(cors) | _UNCACHED, "text/html")
-    return RedirectResponse(url, 303, dict(cors) | _UNCACHED)
-
-
-async def _plain(_: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: no such route, another method."""
-    assert isinstance(error, HTTPException)
-    return _json({"error": "no_such_route" if error.status_code == 404 else "refused"}, error.status_code, error.headers)
+        return Response(_THANKS, 200, dict(cors) | UNCACHED, "text/html")
+    return RedirectResponse(url, 303, dict(cors) | UNCACHED)

@@ -89,8 +89,7 @@ class Delivery:
         """Returns when all events are safe. SpoolFullError if they cannot be; then the sender must send them again."""
         records = [self.record(event) for event in events]
         if not self.away:
-            records = await self._produce(records)
-            if not records:
+            if await self._produce(records):
                 return
             self.away = True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -98,24 +97,23 @@ class Delivery:
         self._has_waiting.set()
         await future
 
-    async def _produce(self, records: Sequence[Record]) -> list[Record]:
-        """Returns when Kafka has acknowledged the records; those that it did not take."""
+    async def _produce(self, records: Sequence[Record]) -> bool:
+        """Whether Kafka has acknowledged all of the records; where not, it may have some of them."""
         flight = _Flight(len(records))
         for record in records:
             try:
-                self._producer.produce(self._topics[record.topic], record.value, record.key, on_delivery=partial(flight.landed, record))
-            except (BufferError, KafkaException):
-                flight.failed.append(record)
-                flight.landed_one()
+                self._producer.produce(self._topics[record.topic], record.value, record.key, on_delivery=flight.landed)
+            except (BufferError, KafkaException) as error:
+                flight.landed(error)
         self._in_flight += 1
         self._has_flight.set()
         try:
             await flight.done
         finally:
             self._in_flight -= 1
-        if flight.failed:
-            self._complaints.say("Kafka does not take records: they wait in the spool", servers=self._servers, records=len(flight.failed))
-        return flight.failed
+        if flight.lost:
+            self._complaints.say("Kafka does not take records: they wait in the spool", servers=self._servers, records=flight.lost)
+        return not flight.lost
 
     async def _listen(self) -> None:
         """Hears of deliveries; on the loop's own thread, since waking it from another costs more than asking."""
@@ -166,7 +164,7 @@ class Delivery:
                 break
             if not some:
                 break
-            if await self._produce(some):
+            if not await self._produce(some):
                 return False
             self.away = False
         if damaged:
@@ -183,19 +181,18 @@ class Delivery:
 
 
 class _Flight:
-    """Records on their way together."""
+    """Records on their way together: `done` when it is known of each whether Kafka has it."""
+
+    __slots__ = ("_left", "done", "lost")
 
     def __init__(self, count: int) -> None:
         self._left = count
-        self.failed: list[Record] = []
+        self.lost = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def landed(self, record: Record, error: KafkaError | None, _: object) -> None:
+    def landed(self, error: object, _: object = None) -> None:
         if error is not None:
-            self.failed.append(record)
-        self.landed_one()
-
-    def landed_one(self) -> None:
+            self.lost += 1
         self._left -= 1
         if self._left == 0 and not self.done.done():
             self.done.set_result(None)

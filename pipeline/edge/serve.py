@@ -33,6 +33,8 @@ from pipeline.settings import Settings
 from pipeline.supervise import Part, Supervisor
 
 _BACKLOG = 4_096
+_GC_THRESHOLDS = (20_000, 10, 10)
+"""Requests leave no garbage in cycles (9 objects of 18,000 requests), while looking for it held answers up, a whole look for 40 ms."""
 
 PART = "edge"
 
@@ -77,6 +79,7 @@ def uvicorn_run(settings: Settings) -> int:
         import uvloop
 
         gc.freeze()  # what there is now stays: looking through it again and again would hold up answers
+        gc.set_threshold(*_GC_THRESHOLDS)
         uvloop.run(_run(settings, collector, listening))
     return 0
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import signal
+import socket
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -111,6 +112,8 @@ def test_cors(edge: Running) -> None:
     ("send", "status"),
     [
         (lambda edge: edge.post(view(), portal=404), 404),
+        (lambda edge: edge.post(view(), portal=int("9" * 4_000)), 404),
+        (lambda edge: edge.get(f"/t/{'9' * 5_000}.js"), 404),
         (lambda edge: requests.post(f"{edge.at}/e/7", data=b"{", headers=PERSON, timeout=30), 400),
         (lambda edge: requests.post(f"{edge.at}/e/7", data=b"x" * 600_000, headers=PERSON, timeout=30), 413),
         (lambda edge: requests.post(f"{edge.at}/e/7", data=iter([b"x" * 100_000] * 6), headers=PERSON, timeout=30), 413),
@@ -408,3 +411,45 @@ def test_the_cookie_is_renewed_but_never_revived(edge: Running) -> None:
         answer = edge.post(hit, portal, headers)
         assert answer.status_code == 202
         assert "Set-Cookie" not in answer.headers
+
+
+def test_the_short_ways_answer_as_the_long_ones_do(edge: Running, settings: Settings) -> None:
+    """A body as the script sends it, the same with an unknown member, each also on a connection that ends: one answer."""
+    at = {**PERSON, "Host": f"t.site.localhost:{edge.port}", "Cookie": f"hubspotutk={utk('a')}"}
+    told = []
+    for closing in ({}, {"Connection": "close"}):
+        for more in ({}, {"colour": "red"}):
+            hit = view(utk=utk("a")) | more
+            sent_at = hit.pop("sent_at")
+            answer = edge.post({"sent_at": sent_at, "hits": [hit]}, SITE, {**at, **closing})
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            assert headers.pop("connection", None) == ("close" if closing else None)
+            headers.pop("date")
+            told.append((answer.status_code, answer.json(), headers))
+    assert told == [told[0]] * 4
+    assert told[0][0] == 202
+    assert told[0][2]["set-cookie"].startswith(f"hubspotutk={utk('a')}; Domain=site.localhost")
+    assert told[0][2]["access-control-allow-origin"] == ORIGIN
+    assert len(events(settings)) == 4
+
+
+def test_requests_that_come_together_are_answered_in_their_order(edge: Running, settings: Settings) -> None:
+    """Two hits and a question in one write: each has its own answer, and both hits are in Kafka."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**PERSON, "Host": "t.site.localhost"}.items())
+    text = ""
+    for count in (1, 2):
+        hits = [view(utk=utk("a")) for _ in range(count)]
+        body = json.dumps({"sent_at": hits[0]["sent_at"], "hits": [{k: v for k, v in hit.items() if k != "sent_at"} for hit in hits]})
+        text += f"POST /e/{SITE} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    text += f"GET /health HTTP/1.1\r\n{head}Connection: close\r\n\r\n"
+    received = b""
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=30) as connection:
+        connection.sendall(text.encode())
+        while chunk := connection.recv(65_536):
+            received += chunk
+    assert re.findall(rb"\r\n\r\n(\{[^\r]*?\})(?:HTTP|$)", received) == [
+        b'{"accepted":1,"refused":[]}',
+        b'{"accepted":2,"refused":[]}',
+        b'{"status":"alive"}',
+    ]
+    assert len(events(settings)) == 3

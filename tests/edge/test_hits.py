@@ -1,16 +1,19 @@
 """What becomes of a hit: an event, or nothing, and how much of it consent lets through."""
 
 import json
+from ipaddress import ip_network
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.events import Event, FormSubmission, Millis, PageView, PortalId
 from pipeline.edge.core import hits
 from pipeline.edge.core.consent import Mode
-from pipeline.edge.core.hits import Dropped, event_of
+from pipeline.edge.core.hits import Dropped, Request, event_of
+from pipeline.edge.core.plain_hits import plain_events
 from pipeline.edge.core.portal import IdentifyMode, Portal
 from tests.builders import START, utk
 from tests.edge.deciding import ASKING, CANARIES, PERSON, SITE, YES, hit_like, json_values, made, view
@@ -122,3 +125,73 @@ def test_signed_identify() -> None:
 def test_no_hit_breaks_the_collector(hit: Any) -> None:
     """Whatever a browser sends becomes an event or a reason."""
     assert isinstance(event_of(hit, SITE, PERSON), Event | str)
+
+
+SENT = {"sent_at": START + 7_000}
+AS_SENT = view(
+    consent=YES,
+    utk=utk("u"),
+    title="A",
+    url="https://www.site.example/a?mail=ann@x.io&b=1",
+    referrer="https://search.example/",
+    properties={"canonical": "https://www.site.example/"},
+    hstc=f"1.{utk('u')}.1.1.1.1",
+    hssc="1.2.3",
+    new_browser_session=True,
+)
+"""A page view with all that the script writes."""
+PORTALS = [
+    SITE,
+    ASKING,
+    Portal(PortalId(7), ("site.example",), mode=Mode.OPT_OUT),
+    Portal(PortalId(7), ("site.example",), mode=Mode.OFF, exclude_ips=(ip_network("203.0.113.0/24"),)),
+]
+altered = st.builds(
+    lambda changes, without: {name: value for name, value in (AS_SENT | changes).items() if name not in without},
+    st.dictionaries(
+        st.sampled_from([*AS_SENT, "email", "sent_at", "portal_id"]),
+        json_values
+        | st.sampled_from(["", {}, utk("v"), START, START + 40 * 86_400_000, "page_view", {"analytics": False}, {"a": 1, "b": [2]}]),
+        max_size=3,
+    ),
+    st.sets(st.sampled_from(sorted(AS_SENT)), max_size=2),
+)
+"""Page views as the script sends them, but for something."""
+
+
+@given(
+    st.lists(altered, max_size=3),
+    st.sampled_from([{}, SENT, {"sent_at": None}, {"sent_at": "x"}, {"type": "carry"}]),
+    st.sampled_from(PORTALS),
+    st.sampled_from(
+        [PERSON, PERSON._replace(gpc=True), PERSON._replace(dnt=True), PERSON._replace(bot="crawler"), PERSON._replace(ip=None)]
+    ),
+)
+@example([AS_SENT], SENT, ASKING, PERSON)
+@example([AS_SENT | {"consent": {"analytics": True}}], SENT, ASKING, PERSON)
+@example([AS_SENT | {"consent": None}], SENT, ASKING, PERSON)
+def test_the_fast_way_agrees_with_the_general_one(sent: list[Any], about: dict[str, Any], portal: Portal, request_: Request) -> None:
+    """What is read at once becomes the same events as hit by hit; it is never read at once where one hit becomes none."""
+    try:
+        body = orjson.dumps({"hits": sent} | about)
+    except orjson.JSONEncodeError:
+        return
+    events = plain_events(body, portal, request_)
+    if events is not None:
+        assert about.get("type") is None
+        given = orjson.loads(body)
+        assert list(events) == [event_of(hit, portal, request_, given.get("sent_at")) for hit in given["hits"]]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"hits":[%s,"type":"identify"}]}', '{"type":"adopt","hits":[%s}]}', '{"hits":[%s}],"hits":[{"type":"identify"}]}']
+)
+def test_names_that_stand_twice_are_nothing_for_the_fast_way(text: str) -> None:
+    """Two readers of JSON could take another of the two for the one that counts."""
+    assert plain_events((text % orjson.dumps(AS_SENT)[:-1].decode()).encode(), SITE, PERSON) is None
+
+
+def test_what_the_script_sends_takes_the_fast_way() -> None:
+    """With all members, and with the fewest."""
+    for hit, portal in ((AS_SENT, ASKING), (view(consent=None, title="", properties={}), SITE)):
+        assert plain_events(orjson.dumps({"hits": [hit]} | SENT), portal, PERSON) == [event_of(hit, portal, PERSON, SENT["sent_at"])]

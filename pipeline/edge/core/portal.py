@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from pipeline.core.events import PortalId
 from pipeline.edge.core.addresses import IpPolicy, Network
@@ -62,11 +63,23 @@ class Portal:
     def has(self, url: object) -> bool:
         """Whether an address is on one of the portal's domains."""
         name = host(url)
-        return name is not None and any(is_within(name, domain) for domain in self.domains)
+        return name is not None and _is_on(name, self.domains)
 
     def has_origin(self, text: str) -> bool:
         """Whether an Origin header is of one of the portal's domains, and nothing but an origin."""
-        return self.has(text) and origin(text) == text + "/"
+        return _is_origin_on(text, self.domains)
 
     def form(self, form_id: str) -> Form:
         return self.forms.get(form_id, Form())
+
+
+# The same few pages and origins come again and again.
+@lru_cache(maxsize=4_096)
+def _is_on(name: str, domains: tuple[str, ...]) -> bool:
+    return any(is_within(name, domain) for domain in domains)
+
+
+@lru_cache(maxsize=4_096)
+def _is_origin_on(text: str, domains: tuple[str, ...]) -> bool:
+    name = host(text)
+    return name is not None and _is_on(name, domains) and origin(text) == text + "/"
