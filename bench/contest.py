@@ -22,7 +22,8 @@ from pipeline.bulk.neighbours import ends
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 
-CONNECTIONS = 64
+CONNECTIONS = 256
+"""Answers wait for Kafka, so few connections would measure its latency; each visitor of a site has one of his own."""
 _START_S = 120.0
 _COMMANDS = {
     "bare": ("-m", "bench.rivals", "bare"),

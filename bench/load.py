@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import NamedTuple
 
 import uvloop
@@ -108,7 +109,7 @@ class _Load:
         while passed < self.seconds:
             await asyncio.sleep(_TICK_S)
             passed = min(time.perf_counter() - self._began, self.seconds)
-            due = int(passed * rate)
+            due = ceil(passed * rate)  # the first at once, so that there is one however slow the rate
             self._due.extend(self._began + number / rate for number in range(fell, due))
             fell = due
             while self._due and self._idle:

@@ -81,6 +81,12 @@ def test_a_server_that_stands_still_is_seen_by_all_who_would_have_asked() -> Non
     assert sum(took > 0.1 for took in answers.took) >= 30
 
 
+def test_a_slow_rate_asks_at_least_once() -> None:
+    """Half of what a server did that stood still may be less than one request in the time there is."""
+    with answering(lambda _: GOOD) as port:
+        assert len(load.ask(port, Asked(repeat(REQUEST), b'"accepted":1'), 1, 0.1, rate=0.01).took) == 1
+
+
 def test_hits_are_many_and_none_comes_twice() -> None:
     """The requests of two runs have as many different ids as hits."""
     ids = set()
