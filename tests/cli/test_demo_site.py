@@ -1,4 +1,4 @@
-"""`demo-site` as its user has it: a process, a browser's requests, a terminal, and Ctrl-C."""
+"""`demo-site` as its user has it: a process, a browser, a terminal, and Ctrl-C. One runs for all tests here; the last one ends it."""
 
 import os
 import re
@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from selenium.webdriver.common.by import By
 
 from infra.processes import Identity, identity
+from tests.edge.browser.driving import CHROMIUM, DRIVER, Browser
 from tests.edge.running import PERSON, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,11 @@ class Demo:
     def printed(self) -> str:
         return self._printed.read_text(encoding="utf-8")
 
+    @property
+    def pages(self) -> str:
+        """The port of the site's pages."""
+        return self.shows(rf"http://{re.escape(HOST)}:(\d+)/ ")[1]
+
     def shows(self, pattern: str) -> re.Match[str]:
         """What it has printed by the time that this is in it."""
 
@@ -50,9 +58,9 @@ class Demo:
         return match
 
 
-@pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Demo]:
-    running = Demo(tmp_path)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    running = Demo(tmp_path_factory.mktemp("demo"))
     yield running
     if running.process.poll() is None:
         running.process.kill()  # everything it started dies with it
@@ -76,8 +84,8 @@ def _parent(stat: Path) -> int:
 
 @pytest.mark.timeout(600)
 def test_a_visitor_of_the_site_is_seen_in_the_terminal(demo: Demo) -> None:
-    """A page is nobody's until a form says whose; a mail's link is its reader's; Ctrl-C leaves no process."""
-    pages = demo.shows(rf"http://{re.escape(HOST)}:(\d+)/ ")[1]
+    """A page is nobody's until a form says whose; a mail's link is its reader's."""
+    pages = demo.pages
     collector = demo.shows(r"The collector is http://t\.site\.localhost:(\d+)\.")[1]
     demo.shows(r"bob@mail\.example, off\.site\.localhost\n.* was imported")
     see, post = _page(pages), f"http://127.0.0.1:{collector}"
@@ -100,6 +108,53 @@ def test_a_visitor_of_the_site_is_seen_in_the_terminal(demo: Demo) -> None:
     assert followed.headers["Location"].startswith(f"http://off.shop.localhost:{pages}/?_hsc=")
     demo.shows(r"clicked a link in mail spring to bob@mail\.example .*their mail")
 
+
+@pytest.fixture
+def browsers(tmp_path: Path) -> Iterator[Callable[[str], Browser]]:
+    """Starts browsers, each with a profile of its own."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("there is no chromium or chromedriver: apt-get install chromium chromium-driver")
+    with ExitStack() as put_away:
+
+        def start(profile: str) -> Browser:
+            browser = Browser(tmp_path / profile)
+            put_away.callback(browser.quit)
+            return browser
+
+        yield start
+
+
+@pytest.mark.timeout(600)
+def test_the_timeline_grows_with_every_click_in_a_browser(demo: Demo, browsers: Callable[[str], Browser]) -> None:
+    """A yes, a page and a form on the site that asks first; then somebody else follows a link in the inbox, and touches the page."""
+    site = "www.site.localhost"
+    ann = browsers("ann")
+    ann.get(f"http://{site}:{demo.pages}/")
+    ann.banner("Accept")
+    demo.shows(rf"nobody yet \(no cookie: only the page is known\), {site}\n")
+    ann.find_element(By.LINK_TEXT, "Blends").click()
+    until(lambda: "hubspotutk" in ann.cookies(), "the visitor has a cookie")
+    utk = ann.cookies()["hubspotutk"]
+    demo.shows(rf"nobody yet \(cookie {utk[:8]}\), {site}\n(.*\n)*?.*viewed 'Blends' +{site}/blends +the cookie is nobody's yet")
+    ann.find_element(By.LINK_TEXT, "Write to us").click()
+    ann.find_element(By.NAME, "email").send_keys("ann@browser.example")
+    ann.find_element(By.CSS_SELECTOR, "main button").click()
+    demo.shows(rf"ann@browser\.example, {site}\n(.*\n)*?.*viewed 'Blends' +{site}/blends +the cookie is theirs")
+    demo.shows(r"sent form contact as ann@browser\.example .*the form made the contact")
+
+    bob = browsers("bob")
+    bob.get(f"http://mail.localhost:{demo.pages}/")
+    bob.find_element(By.XPATH, "//article[h2/code='off']//a[.='Our new blends']").click()
+    demo.shows(rf"clicked a link in mail spring to bob@mail\.example +{HOST}/blends")
+    bob.settles()
+    bob.touch()
+    demo.shows(rf"bob@mail\.example, {HOST}\n(.*\n)*?.*viewed 'Blends' +{HOST}/blends +the cookie is theirs")
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_leaves_no_process(demo: Demo) -> None:
+    """Neither servers, parts nor the collector."""
+    demo.shows("Ctrl-C stops everything")
     started = descendants(demo.process.pid)
     assert len(started) >= 7, "two servers, the supervisor, three parts, the collector"
     demo.process.send_signal(signal.SIGINT)
