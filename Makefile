@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-site test test-faults lint types format up down status bench bench-replay bench-edge lock clean
+.PHONY: help install demo demo-site test test-faults lint types format up down status bench bench-pipeline bench-replay bench-edge lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -58,7 +58,9 @@ down: $(INSTALLED) ## stop them
 status: $(INSTALLED) ## whether they run
 	$(BIN)/python -m infra.servers status
 
-bench: $(INSTALLED) ## measure speed and memory end to end
+bench: $(INSTALLED) bench-pipeline bench-edge ## measure speed and memory, end to end and of the collector
+
+bench-pipeline: $(INSTALLED) ## measure the pipeline alone: speed and memory from publish to ClickHouse
 	$(BIN)/python -m bench
 
 bench-replay: $(INSTALLED) ## measure the bulk rebuild of a replay; EVENTS=n COOKIES=n
