@@ -73,7 +73,7 @@ class Collector:
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            """Nearly all requests are hits, and finding their route costs Starlette as much as half of what is decided of them."""
+            """Nearly all requests are hits; the way through Starlette to their route took an eighth of the time of each."""
             place = _HITS.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
             if place is None or scope.get("root_path"):
                 await others(scope, receive, send)
