@@ -1,4 +1,3 @@
-# ruff: noqa: FBT002 - switches are options of the command line
 """`python -m bench.edge`: how many hits the collector takes on one core of this machine, and how fast it answers.
 
 One process of the collector, and what it is compared with (`bench.rivals`), have one core to themselves, in turns; the client and
