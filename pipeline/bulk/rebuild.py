@@ -14,10 +14,13 @@ partition in a stage; killed in the middle, it is done again as a whole, which c
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.adapters import dead_letters, derived_rows, event_copies, kafka, retracting
+from pipeline.adapters.changelog import patiently
 from pipeline.adapters.contracts import RAW_TOPICS, load_topics
 from pipeline.agents import identify, sessionize
 from pipeline.bulk.crew import Crew, Unit, crew
@@ -27,6 +30,7 @@ from pipeline.bulk.reading import COPIES, Read, read_copies, read_partition, tak
 from pipeline.bulk.workspace import Place, Plan, check_places, opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
+from pipeline.logs import logger
 from pipeline.record import PART as RECORD
 from pipeline.settings import Settings
 
@@ -34,6 +38,11 @@ PARTS = ("sessionize", "identify", RECORD)
 
 Progress = Callable[[int, int], None]
 """Hears how many raw messages, of how many bytes, are done by now: one half of each when it is read, the other when its sessions are."""
+T = TypeVar("T")
+
+_TIMEOUT_S = 30.0
+
+log = logger("rebuild")
 
 
 def rebuild(
@@ -97,7 +106,8 @@ def _refuse_beyond(settings: Settings, until: Mapping[Place, int]) -> None:
     for (topic, partition), offset in until.items():
         if offset > reached[topic, partition]:
             raise UserError(
-                f"a rebuild up to {topic}[{partition}] {offset} was asked for, and the partition ends at {reached[topic, partition]}"
+                f"a rebuild up to {topic}[{partition}] {offset} was asked for, and the partition ends at {reached[topic, partition]}: "
+                "the topic was made anew, or has lost its end; begin the rebuild again"
             )
 
 
@@ -117,11 +127,21 @@ def _refuse_used(plan: Plan) -> None:
 def _committed(settings: Settings, part: str) -> list[TopicPartition]:
     topics = [topic for topic in load_topics().values() if part in topic.consumers]
     places = [TopicPartition(kafka.topic_name(settings, topic.name), number) for topic in topics for number in range(topic.partitions)]
+    found = in_group(settings, part, lambda consumer: consumer.committed(places, timeout=_TIMEOUT_S))
+    return [place for place in found if place.offset >= 0]
+
+
+def in_group(settings: Settings, part: str, ask: Callable[[Consumer], T]) -> T:
+    """The answer to what is asked as the part's group, which has no members now. Waits while Kafka, or the group's coordinator, is away."""
+    answers: list[T] = []
     consumer = kafka.consumer(settings, part)
     try:
-        return [place for place in consumer.committed(places, timeout=30) if place.offset >= 0]
+        patiently(log, lambda: answers.append(ask(consumer)), "asking for the offsets of a part")
+    except KafkaException as exception:
+        raise kafka.refusal(settings, exception, f"read group {kafka.group_name(settings, part)}") from None
     finally:
         consumer.close()
+    return answers[0]
 
 
 def _letters(plan: Plan, workers: Crew) -> dict[str, list[int]]:
@@ -194,9 +214,5 @@ def _commit(plan: Plan) -> None:
             for (topic, number), end in reached.items()
             if topic in read and end
         ]
-        consumer = kafka.consumer(settings, part)
-        try:
-            if offsets:
-                consumer.commit(offsets=offsets, asynchronous=False)
-        finally:
-            consumer.close()
+        if offsets:
+            in_group(settings, part, partial(Consumer.commit, offsets=offsets, asynchronous=False))

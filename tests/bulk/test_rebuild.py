@@ -10,13 +10,13 @@ from typing import IO, Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.adapters import clickhouse, kafka, topics
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.bulk.neighbours import ends
-from pipeline.bulk.rebuild import rebuild
+from pipeline.bulk.rebuild import in_group, rebuild
 from pipeline.bulk.workspace import forget, opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
@@ -140,7 +140,7 @@ def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Setti
 
 REBUILD = """
 import msgspec, sys
-from pipeline.bulk.rebuild import rebuild
+from pipeline.bulk.rebuild import in_group, rebuild
 from pipeline.bulk.workspace import opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
@@ -196,6 +196,19 @@ def test_a_used_installation_is_refused(settings: Settings, tmp_path: Path) -> N
     forget(mine)
     with pytest.raises(UserError, match="has committed offsets"):
         rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+
+
+def test_a_coordinator_that_is_not_there_yet_is_waited_for(settings: Settings) -> None:
+    """A broker that has just started says so; it ended a replay."""
+    topics.create_topics(settings)
+    refusals = iter([KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS])
+
+    def committed(consumer: Consumer) -> list[TopicPartition]:
+        if (code := next(refusals, None)) is not None:
+            raise KafkaException(KafkaError(code))
+        return consumer.committed([TopicPartition(kafka.topic_name(settings, "page-views"), 0)], timeout=30)
+
+    assert [place.offset for place in in_group(settings, "sessionize", committed)] == [OFFSET_INVALID]
 
 
 def test_another_rebuild_in_the_same_place_is_refused(settings: Settings, tmp_path: Path) -> None:
