@@ -98,16 +98,32 @@ def test_a_commit_that_failed_is_due_again(consumer: Consumer, monkeypatch: pyte
     consumer.ack(message)
     answers = iter([False, True])
 
-    async def commit(offsets: dict[TP, int], start_new_transaction: bool = True) -> bool:
-        consumer._committed_offset.update(offsets)
+    async def commit(_: dict[TP, int]) -> bool:
         return next(answers)
 
-    monkeypatch.setattr(driver.Consumer, "_commit_offsets", lambda self, *args: commit(*args))
+    monkeypatch.setattr(consumer, "assignment", lambda: {APPLES})
+    monkeypatch.setattr(consumer, "_commit", commit)
     offsets = {APPLES: consumer._new_offset(APPLES) or 0}
     assert asyncio.run(consumer._commit_offsets(offsets)) is False
     assert consumer._should_commit(APPLES, 10)
     assert asyncio.run(consumer._commit_offsets(offsets)) is True
     assert not consumer._should_commit(APPLES, 10)
+
+
+def test_nothing_is_committed_of_a_partition_that_is_somebody_elses(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[dict[TP, int]] = []
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        committed.append(offsets)
+        return True
+
+    pears = TP("pears", 0)
+    monkeypatch.setattr(consumer, "assignment", lambda: {APPLES})
+    monkeypatch.setattr(consumer, "_commit", commit)
+    assert asyncio.run(consumer._commit_offsets({APPLES: 10, pears: 20})) is True
+    assert asyncio.run(consumer._commit_offsets({pears: 20})) is False
+    assert committed == [{APPLES: 10}]
+    assert consumer._should_commit(pears, 20)
 
 
 def test_batches_are_due_in_their_order(consumer: Consumer) -> None:
