@@ -1,4 +1,4 @@
-"""The batched transport's rules, without a broker. What it does with one is in tests/agents."""
+"""The batched transport's rules, nearly all without a broker. What it does with one is in tests/agents."""
 
 import asyncio
 import ssl
@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiokafka
 import faust
 import pytest
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
@@ -124,6 +125,27 @@ def test_nothing_is_committed_of_a_partition_that_is_somebody_elses(consumer: Co
     assert asyncio.run(consumer._commit_offsets({pears: 20})) is False
     assert committed == [{APPLES: 10}]
     assert consumer._should_commit(pears, 20)
+
+
+def test_under_load_the_broker_may_gather_more_before_it_answers(consumer: Consumer, settings: Settings) -> None:
+    """What the next fetch request says, of a consumer that is connected; after a quiet one it is as at the beginning."""
+
+    async def waits() -> list[int]:
+        thread = consumer._new_consumer_thread()
+        servers = settings.kafka.bootstrap_servers
+        connected = aiokafka.AIOKafkaConsumer(bootstrap_servers=servers, group_id="any", fetch_max_wait_ms=batching.FETCH_WAIT_MS)
+        await connected.start()
+        try:
+            thread._consumer = connected
+            found = [connected._fetcher._fetch_max_wait_ms]
+            for records in (batching.LOADED_RECORDS, 10):
+                thread._pace(records)
+                found.append(connected._fetcher._fetch_max_wait_ms)
+            return found
+        finally:
+            await connected.stop()
+
+    assert asyncio.run(waits()) == [batching.FETCH_WAIT_MS, batching.LOADED_FETCH_WAIT_MS, batching.FETCH_WAIT_MS]
 
 
 def test_batches_are_due_in_their_order(consumer: Consumer) -> None:
