@@ -6,8 +6,9 @@ contacts, links and outcomes follow from them and are computed again when a part
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,6 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
 from pipeline.agents.harness import Effects, Fold, Part, Route, part
 from pipeline.agents.policy_mark import PolicyMark
-from pipeline.agents.sessionize import Encode
 from pipeline.core.contacts import Contact
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, trace
 from pipeline.core.events import Event, PortalId
@@ -29,6 +29,9 @@ from pipeline.settings import Settings
 EVIDENCE_SOURCES = ("email-clicks", "form-submissions", "identifies", "contact-imports", "retractions", "contact-merges")
 EVIDENCE = "identity-evidence"
 TABLE = "identities"
+
+Encode = Callable[[str, Mapping[str, Any]], bytes]
+"""`Registry.encode`."""
 
 _encode_copies = msgspec.msgpack.Encoder().encode
 _decode_copies = msgspec.msgpack.Decoder(tuple[Trace, ...]).decode

@@ -9,7 +9,7 @@ The table has, per cookie, its events in numbered chunks (visitor.py), and an it
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,17 +24,15 @@ from pipeline.agents.words import Words
 from pipeline.core.events import Event, PortalId, Utk
 from pipeline.core.ids import session_id
 from pipeline.core.policy import SessionPolicy
-from pipeline.core.sessions import Retention
+from pipeline.core.sessions import Retention, Session
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
 SOURCES = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "event-copies")
 TABLE = "visitors"
 
-Encode = Callable[[str, Mapping[str, Any]], bytes]
-"""`Registry.encode`."""
-
-_fields = msgspec.structs.asdict
+Encode = Callable[[str, Sequence[Sequence[Any]]], list[bytes]]
+"""`Registry.encode_columns`."""
 
 
 class Visitors:
@@ -63,30 +61,41 @@ class Visitors:
     def apply(self, arrivals: Sequence[tuple[bytes | None, Event]]) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
         effects = Effects([], self._mark.changes(), 0)
+        upserts: list[tuple[Cookie, Session]] = []
         late = 0
         for cookie, events in _by_cookie(arrivals).items():
             visitor = self._visitors.get(cookie) or Visitor(cookie)
             written = visitor.add(events, self._rules)
             if written.chunks:
                 self._visitors[cookie] = visitor
-                self._add(effects, cookie, written)
+                _add(effects, cookie, written)
+                upserts += [(cookie, session) for session in written.upserts]
             late += written.late
+        effects.outputs.extend(self._written(upserts))
         return effects._replace(late=late)
 
-    def _add(self, effects: Effects, cookie: Cookie, written: Written) -> None:
-        """What changed of one cookie, for readers and for the changelog."""
-        portal, utk = cookie
-        prefix = f"{portal}|{utk}"
-        for session in written.upserts:
-            id_ = session.id_of(portal, utk)
-            value = self._encode("session", {"portal_id": portal, "utk": utk, "session_id": id_, **_fields(session)})
-            effects.outputs.append(Output("sessions", f"{prefix}|{id_}".encode(), value))
-        for first_event in written.removed:
-            effects.outputs.append(Output("sessions", f"{prefix}|{session_id(portal, utk, first_event)}".encode(), None))
-        for number, chunk in written.chunks.items():
-            effects.changes[f"{prefix}|{number}".encode()] = chunk
-        if written.forgotten is not None:
-            effects.changes[prefix.encode()] = written.forgotten
+    def _written(self, upserts: Sequence[tuple[Cookie, Session]]) -> Iterator[Output]:
+        """The records of sessions, encoded in columns: one by one takes twice as long."""
+        if not upserts:
+            return
+        cookies, sessions = zip(*upserts, strict=True)
+        portals, utks = zip(*cookies, strict=True)
+        ids = [session.id_of(portal, utk) for (portal, utk), session in upserts]
+        values = self._encode("session", [portals, utks, ids, *zip(*map(msgspec.structs.astuple, sessions), strict=True)])
+        for portal, utk, id_, value in zip(portals, utks, ids, values, strict=True):
+            yield Output("sessions", f"{portal}|{utk}|{id_}".encode(), value)
+
+
+def _add(effects: Effects, cookie: Cookie, written: Written) -> None:
+    """What is no more of one cookie, for readers, and what changed, for the changelog."""
+    portal, utk = cookie
+    prefix = f"{portal}|{utk}"
+    for first_event in written.removed:
+        effects.outputs.append(Output("sessions", f"{prefix}|{session_id(portal, utk, first_event)}".encode(), None))
+    for number, chunk in written.chunks.items():
+        effects.changes[f"{prefix}|{number}".encode()] = chunk
+    if written.forgotten is not None:
+        effects.changes[prefix.encode()] = written.forgotten
 
 
 def _by_cookie(arrivals: Iterable[tuple[bytes | None, Event]]) -> dict[Cookie, list[Event]]:
@@ -102,5 +111,5 @@ def sessionize(settings: Settings) -> Part:
     """The part, ready to run."""
     registry = Registry(settings)
     retention = Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie)
-    visitors = partial(Visitors, load_policy(settings.policy_file).sessions, retention, registry.encode)
+    visitors = partial(Visitors, load_policy(settings.policy_file).sessions, retention, registry.encode_columns)
     return part(settings, "sessionize", Fold(SOURCES, TABLE, visitors), decode=registry.decode_events)

@@ -69,7 +69,7 @@ def restored(items: Mapping[bytes, bytes]) -> dict[Cookie, Any]:
 
     An event may be kept as it is or as a trace, which depends on the order of its copies and means the same.
     """
-    visitors = Visitors(SessionPolicy(), FOREVER, lambda *_: b"")
+    visitors = Visitors(SessionPolicy(), FOREVER, lambda _, columns: [b""] * len(columns[0]))
     visitors.restore(items)
     return {
         cookie: (visitor.forgotten, {event_id: copies(kept) for event_id, kept in visitor.remembered(Words()).items()})
