@@ -146,7 +146,8 @@ def test_calls_for_a_lane_begin_apart_but_the_first_at_once(monkeypatch: pytest.
 
 def test_after_a_long_call_more_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one call takes in says how much the next should be worth."""
-    monkeypatch.setattr(module, "PACE", 10)
+    monkeypatch.setattr(module, "PACE", 20)
+    monkeypatch.setattr(module, "LONGEST_S", 3.0)
     work = Slow()
 
     async def play(lanes: Lanes) -> None:
