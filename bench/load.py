@@ -131,7 +131,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._since: float | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP gives no other
         self._transport = transport
 
     def ask(self, request: bytes, since: float) -> None:

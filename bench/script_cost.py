@@ -2,14 +2,14 @@
 
 import shutil
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+
+from infra.pages import Pages, served
 
 _PAGE = b"<!doctype html><html lang=en><meta charset=utf-8><title>A page</title>%s<h1>A page</h1><p>Text."
 _SCRIPT = b"<script async src=/t.js></script>"
@@ -77,7 +77,7 @@ def _counters(browser: Any) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Pages):
     """Two pages, the script, and a collector that takes everything."""
 
     protocol_version = "HTTP/1.1"
@@ -85,21 +85,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         kind, body = self.answers.get(self.path, ("text/plain", b""))
-        self._answer(200, kind, body)
+        self.answer(body, kind)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(202, "application/json", b'{"accepted":1,"refused":[]}')
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        self.answer(b'{"accepted":1,"refused":[]}', "application/json", 202)
 
 
 @contextmanager
@@ -110,11 +100,5 @@ def _site(script: bytes) -> Iterator[int]:
         "/without": ("text/html", _PAGE % b""),
         "/t.js": ("text/javascript", script),
     }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"answers": answers}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(type("Handler", (_Handler,), {"answers": answers})) as port:
+        yield port

@@ -1,19 +1,17 @@
 """The pages: plain HTML from `pages/`, each with the script tag that any site would have. Loopback only."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from string import Template
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from infra import ports
 from infra.demo_site.mails import Mails
 from infra.demo_site.places import BY_HOST, MAIL_HOST, WAYS, Places, Way
+from infra.pages import Pages, served
 
 _PAGES = Path(__file__).with_name("pages")
 _LONGEST_FORM = 1 << 16
@@ -61,7 +59,7 @@ def _inbox(mails: Mails, asked: str) -> str:
     return _filled("inbox", {"recipient": recipient}, mails=shown)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Pages):
     places: ClassVar[Places]
     mails: ClassVar[Mails]
 
@@ -70,11 +68,11 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").partition(":")[0].lower()
         way = BY_HOST.get(host)
         if host == MAIL_HOST and asked.path == "/":
-            self._answer(_inbox(self.mails, parse_qs(asked.query).get("to", [""])[0]))
+            self._html(_inbox(self.mails, parse_qs(asked.query).get("to", [""])[0]))
         elif asked.path == "/style.css":
-            self._answer((_PAGES / "style.css").read_text(encoding="utf-8"), "text/css")
+            self.answer((_PAGES / "style.css").read_bytes(), "text/css; charset=utf-8")
         elif way is not None and (page := _page(self.places, way, host, asked.path)) is not None:
-            self._answer(page)
+            self._html(page)
         else:
             self.send_error(404)
 
@@ -83,27 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(min(int(self.headers.get("Content-Length", 0)), _LONGEST_FORM))
         self.do_GET()
 
-    def _answer(self, text: str, kind: str = "text/html") -> None:
-        body = text.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing: the terminal is for the timelines."""
+    def _html(self, text: str) -> None:
+        self.answer(text.encode(), "text/html; charset=utf-8")
 
 
 @contextmanager
 def pages(places: Places, mails: Mails) -> Iterator[None]:
     """The pages are served, in a thread, for as long as the block runs."""
-    handler = type("Handler", (_Handler,), {"places": places, "mails": mails})
-    server = ThreadingHTTPServer((ports.LOOPBACK, places.pages), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with served(type("Handler", (_Handler,), {"places": places, "mails": mails}), places.pages):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -71,11 +71,11 @@ class Visitors:
                 _add(effects, cookie, written)
                 upserts += [(cookie, session) for session in written.upserts]
             late += written.late
-        effects.outputs.extend(self._written(upserts))
+        effects.outputs.extend(self._session_records(upserts))
         return effects._replace(late=late)
 
-    def _written(self, upserts: Sequence[tuple[Cookie, Session]]) -> Iterator[Output]:
-        """The records of sessions, encoded in columns: one by one takes twice as long."""
+    def _session_records(self, upserts: Sequence[tuple[Cookie, Session]]) -> Iterator[Output]:
+        """Encoded in columns: one by one takes twice as long."""
         if not upserts:
             return
         cookies, sessions = zip(*upserts, strict=True)

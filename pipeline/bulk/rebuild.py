@@ -132,13 +132,21 @@ def _committed(settings: Settings, part: str) -> list[TopicPartition]:
 
 
 def in_group(settings: Settings, part: str, ask: Callable[[Consumer], T]) -> T:
-    """The answer to what is asked as the part's group, which has no members now. Waits while Kafka, or the group's coordinator, is away."""
+    """The answer to what is asked as the part's group, which has no members now. Waits while Kafka, or the group's coordinator, is away.
+
+    UserError if the answer is no.
+    """
     answers: list[T] = []
     consumer = kafka.consumer(settings, part)
     try:
         patiently(log, lambda: answers.append(ask(consumer)), "asking for the offsets of a part")
     except KafkaException as exception:
-        raise kafka.refusal(settings, exception, f"read group {kafka.group_name(settings, part)}") from None
+        error, group = exception.args[0], kafka.group_name(settings, part)
+        if error.code() in kafka.PERMISSIONS:
+            raise kafka.forbidden(settings, f"read group {group}") from None
+        raise UserError(
+            f"Kafka refuses the offsets of group {group}: {error.str()}. If a worker has joined it, end that, and begin again."
+        ) from None
     finally:
         consumer.close()
     return answers[0]

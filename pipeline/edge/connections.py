@@ -29,7 +29,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._waiting: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # TCP gives no other
         super().connection_made(transport)
         self._wait()
 

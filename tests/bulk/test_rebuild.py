@@ -140,7 +140,7 @@ def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Setti
 
 REBUILD = """
 import msgspec, sys
-from pipeline.bulk.rebuild import in_group, rebuild
+from pipeline.bulk.rebuild import rebuild
 from pipeline.bulk.workspace import opened
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
@@ -209,6 +209,16 @@ def test_a_coordinator_that_is_not_there_yet_is_waited_for(settings: Settings) -
         return consumer.committed([TopicPartition(kafka.topic_name(settings, "page-views"), 0)], timeout=30)
 
     assert [place.offset for place in in_group(settings, "sessionize", committed)] == [OFFSET_INVALID]
+
+
+def test_a_group_that_refuses_is_told(settings: Settings) -> None:
+    """As when a worker has joined it meanwhile: no traceback."""
+
+    def joined(_: Consumer) -> None:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+
+    with pytest.raises(UserError, match=r"group .*record: .*If a worker has joined it, end that"):
+        in_group(settings, "record", joined)
 
 
 def test_another_rebuild_in_the_same_place_is_refused(settings: Settings, tmp_path: Path) -> None:

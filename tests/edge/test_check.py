@@ -1,12 +1,11 @@
 """`edge check` on pages as they may be: right, without the script, of another portal, under a policy that forbids it."""
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from infra.pages import Pages, served
 from tests.cli.conftest import Run, no_settings, run
 
 __all__ = ["no_settings", "run"]
@@ -19,30 +18,21 @@ def serve() -> Iterator[Serve]:
     """Serves one page, and a script at /t/1.js."""
     pages: list[tuple[str, str]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Pages):
         def do_GET(self) -> None:
-            script = self.path == "/t/1.js"
             html, policy = pages[-1]
-            self.send_response(200)
-            self.send_header("Content-Type", "text/javascript" if script else "text/html")
-            if policy and not script:
-                self.send_header("Content-Security-Policy", policy)
-            self.end_headers()
-            self.wfile.write(b"1" if script else html.encode())
+            if self.path == "/t/1.js":
+                self.answer(b"1", "text/javascript")
+            else:
+                self.answer(html.encode(), "text/html", headers={"Content-Security-Policy": policy} if policy else None)
 
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
+    with served(Handler) as port:
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+        def page(html: str, policy: str = "") -> str:
+            pages.append((html, policy))
+            return f"http://localhost:{port}/"
 
-    def page(html: str, policy: str = "") -> str:
-        pages.append((html, policy))
-        return f"http://localhost:{server.server_port}/"
-
-    yield page
-    server.shutdown()
-    server.server_close()
+        yield page
 
 
 RIGHT = "<script async src=/t/1.js></script>"

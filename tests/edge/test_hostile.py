@@ -15,10 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.edge.deciding import hit_like, json_values
+from tests.edge.requesting import view
 from tests.edge.running import ORIGIN, PERSON, SITE, Running
-from tests.edge.test_collector import shared, view
-
-__all__ = ["shared"]
 
 CONNECTIONS = 10_000
 MEMORY = 400 << 20

@@ -14,8 +14,8 @@ import requests
 
 from pipeline.settings import Settings
 from tests.agents.test_kafka_away import Broker
+from tests.edge.requesting import CANARIES, NO, canary_view, view
 from tests.edge.running import ASKING, PERSON, SITE, Running, events, until
-from tests.edge.test_collector import CANARIES, NO, canary_view, view
 
 AWAY_S = 60
 

@@ -12,8 +12,8 @@ import requests
 from infra import ports
 from pipeline.settings import Settings
 from tests.builders import utk
+from tests.edge.requesting import view
 from tests.edge.running import Running, running, until
-from tests.edge.test_collector import view
 
 
 def test_metrics(settings: Settings, tmp_path: Path) -> None:

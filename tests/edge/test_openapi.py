@@ -11,10 +11,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from pipeline.edge import openapi
 from tests.edge.running import PERSON, SITE, Running
-from tests.edge.test_collector import shared
 from tests.edge.test_hostile import MEMORY, resident
-
-__all__ = ["shared"]
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

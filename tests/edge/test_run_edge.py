@@ -11,8 +11,8 @@ from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.timelines import timeline
 from tests.builders import utk
+from tests.edge.requesting import PAGE, view
 from tests.edge.running import SITE, Running, until
-from tests.edge.test_collector import PAGE, view
 
 COOKIE = utk("visitor")
 

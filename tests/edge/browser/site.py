@@ -1,10 +1,10 @@
 """A small site for the browser: `/{portal}/{visit}/{page}`, every page with the tracking script of its portal."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
+
+from infra.pages import Pages, served
 
 PAGES = {
     "plain": "<h1>A page</h1><p>Text.</p><a id=next href=second>Next</a>",
@@ -24,7 +24,7 @@ _SCRIPT = '<script async src="{collector}/t/{portal}.js"></script>'
 CSP = "default-src 'none'; script-src {collector}; connect-src {collector}; form-action *"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Pages):
     collector: ClassVar[str] = ""
 
     def do_GET(self) -> None:
@@ -38,25 +38,12 @@ class _Handler(BaseHTTPRequestHandler):
         text = _PAGE.format(
             page=page, script=_SCRIPT.format(**filled), body=PAGES[name].replace("{collector}", self.collector).replace("{portal}", portal)
         )
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        if page.startswith("strict-"):
-            self.send_header("Content-Security-Policy", CSP.format(**filled))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        policy = {"Content-Security-Policy": CSP.format(**filled)} if page.startswith("strict-") else {}
+        self.answer(text.encode(), "text/html; charset=utf-8", headers=policy)
 
 
 @contextmanager
 def site(collector: str) -> Iterator[int]:
     """The port of a site whose pages take the script from this origin."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"collector": collector}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(type("Handler", (_Handler,), {"collector": collector})) as port:
+        yield port

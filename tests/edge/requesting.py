@@ -1,0 +1,63 @@
+"""What the tests ask of the collector: hits, links and tokens as a browser or somebody else sends them."""
+
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import requests
+
+from pipeline.core.events import Millis, PortalId
+from pipeline.edge.core import links
+from tests.builders import utk
+from tests.edge.running import KEY, ORIGIN, SITE, Running
+
+PAGE = f"{ORIGIN}/a"
+NONCE = bytes(12)
+CANARIES = ("canary@x.io", "canary%40x.io", "Canary/9", "127.0.0.1", utk("canary"))
+NO: dict[str, Any] = {"consent": {"analytics": False}}
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def view(**fields: Any) -> dict[str, Any]:
+    return {"type": "page_view", "event_id": str(uuid4()), "occurred_at": now(), "sent_at": now(), "url": PAGE} | fields
+
+
+def canary_view(**more: Any) -> dict[str, Any]:
+    """A page view with something personal wherever there is room for it."""
+    return view(
+        url=f"{PAGE}/canary@x.io?mail=canary%40x.io&utm_source=ok",
+        referrer="http://www.site.localhost/?q=canary@x.io",
+        title="canary@x.io",
+        utk=utk("canary"),
+        hstc=f"1.{utk('canary')}.1.1.1.1",
+        properties={"mail": "canary@x.io", "messages_utk": utk("canary")},
+        **more,
+    )
+
+
+def link(url: str = PAGE, portal: int = SITE, key: str = KEY, ago: int = 60_000, life: int = 60_000) -> str:
+    """The path of a link that was sent some time ago; negative `life`: it has expired."""
+    told = links.Link("ann@x.io", "may", url, Millis(now() - ago), Millis(now() + life))
+    return "/l/" + links.sealed_link([bytes.fromhex(key)], PortalId(portal), told, NONCE)
+
+
+def landing(answer: requests.Response) -> str | None:
+    """The sealed click in a redirect."""
+    assert answer.status_code == 302
+    return parse_qs(urlsplit(answer.headers["Location"]).query).get("_hsc", [None])[0]
+
+
+def carried(edge: Running, **more: Any) -> str:
+    """The token with which visitor `a` goes to another domain of the portal."""
+    token = edge.post({"type": "carry", "utk": utk("a")} | more).json()["token"]
+    assert isinstance(token, str)
+    return token
+
+
+def adopted(edge: Running, token: Any, **options: Any) -> Any:
+    """The visitor that a page gets for a token."""
+    return edge.post({"type": "adopt", "token": token}, **options).json()["utk"]
