@@ -44,9 +44,16 @@ Cookie: __hstc={hstc}; hubspotutk={utk}; __hssrc=1; __hssc={hssc}; __hs_opt_out=
 
 
 def requests(batch: int, run: int) -> Iterator[bytes]:
-    """Requests with `batch` hits of one visitor each, without end; no two hits of all runs (numbers) have the same id."""
+    """Requests with `batch` hits of one visitor each, without end; no two hits of all runs (numbers) have the same id.
+
+    What they have in common is made now, not when the first one is asked for: that would count as the server's time.
+    """
     views = cycle(_views())
     templates = [_request(list(islice(views, batch))) for _ in range(_DIFFERENT)]
+    return _numbered(templates, batch, run)
+
+
+def _numbered(templates: list[bytes], batch: int, run: int) -> Iterator[bytes]:
     numbers = count()
     for template in cycle(templates):
         yield template % tuple(b"%08x-0000-4000-8000-%012x" % (run, next(numbers)) for _ in range(batch))

@@ -19,6 +19,8 @@ from pipeline.errors import UserError
 
 _PATIENCE_S = 20.0
 """After the time is over, for the last answer."""
+_ACCEPT_S = 0.3
+"""For the server to accept all connections: one that is busy takes one at a time, and the last would wait for seconds."""
 _TICK_S = 0.001
 _HEAD = re.compile(
     rb"HTTP/1\.1 ([0-9]{3})[^\r]*\r\n(?:(?!content-length:)[^\r]*\r\n)*?(?:content-length: ([0-9]+)\r\n|\r\n)", re.IGNORECASE
@@ -67,6 +69,7 @@ class _Load:
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         opened = [(await loop.create_connection(lambda: _Connection(self), "127.0.0.1", port))[1] for _ in range(connections)]
+        await asyncio.sleep(_ACCEPT_S)
         self._began = time.perf_counter()
         try:
             for connection in opened:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import idna
 
+from pipeline.core.caching import remembered
 from pipeline.core.events import Email, EventId, Millis, PortalId, Utk
 
 EARLIEST = Millis(631_152_000_000)
@@ -80,7 +81,7 @@ def email(value: object) -> Email | None:
     return Email(address) if len(address) <= MAX_EMAIL_CHARACTERS else None
 
 
-@lru_cache(maxsize=65_536)
+@remembered(65_536, longest=256)
 def _ascii_domain(domain: str) -> str | None:
     """The domain in lower case and ASCII, if it has a dot inside and none at its ends (what `idna` refuses is no domain)."""
     try:
@@ -153,7 +154,7 @@ def _minute(text: str) -> int | None:
     return days * _DAY + (int(hour) * 60 + int(minute)) * 60_000
 
 
-@lru_cache(maxsize=65_536)
+@remembered(65_536, longest=32)
 def _rest(text: str) -> int | None:
     """Milliseconds of the seconds, less what the zone is ahead of UTC. The cache has room for every millisecond of a minute."""
     match = _REST.fullmatch(text)

@@ -6,13 +6,14 @@ way (a test compares the two): anything unusual is None here, which means "ask `
 """
 
 from collections.abc import Callable
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
 import msgspec
 
 from pipeline.core import normalise
+from pipeline.core.caching import remembered
 from pipeline.core.canonical import flat_text
 from pipeline.core.events import TYPES, Event
 from pipeline.core.shapes import ONE_OF, PROPERTIES, SHAPES, Rule
@@ -92,7 +93,7 @@ def _normaliser(rule: Rule) -> Callable[[Any], object]:
 
 
 _CACHED: dict[Callable[[Any], object], Callable[[Any], object]] = {
-    normaliser: lru_cache(8_192)(normaliser) for normaliser in (normalise.utk, normalise.url, normalise.email)
+    normaliser: remembered(8_192)(normaliser) for normaliser in (normalise.utk, normalise.url, normalise.email)
 }
 
 

@@ -1,20 +1,18 @@
-"""What the routes answer besides Starlette's responses: errors that end a request, JSON, and the answer of nearly all hits."""
+"""What the routes answer besides Starlette's responses: errors that end a request, and JSON."""
 
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from pipeline.edge.connections import AT_ONCE
 from pipeline.logs import logger
 
 UNCACHED = {"Cache-Control": "no-store"}
+RETRY_S = 5
 
 log = logger("edge")
 
@@ -31,44 +29,16 @@ class AnswerError(Exception):
         self.headers = dict(headers or {})
 
 
-class Accepted:
-    """202 for hits none of which was refused; what many of them have in common is made once."""
-
-    status_code = 202
-
-    __slots__ = ("_common", "_cookie")
-
-    def __init__(self, count: int, origin: str, cookie: str | None) -> None:
-        self._common = _accepted(count, origin)
-        self._cookie = cookie
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if at_once := scope.get("extensions", {}).get(AT_ONCE):
-            cookie = f"set-cookie: {self._cookie}\r\n".encode("latin-1") if self._cookie else b""
-            if at_once["send"](b"202 Accepted", cookie + self._common.as_bytes):
-                return
-        response = Response(self._common.body, 202, self._common.headers)
-        if self._cookie:
-            response.headers["set-cookie"] = self._cookie
-        await response(scope, receive, send)
+def too_many(wait_s: int, headers: Headers) -> AnswerError:
+    return AnswerError(429, "too_many_requests", {**headers, "Retry-After": str(wait_s)})
 
 
-class _Common(NamedTuple):
-    headers: Headers
-    body: bytes
-    as_bytes: bytes
-    """Headers and body, as they go over the wire."""
+def spool_full(headers: Headers) -> AnswerError:
+    return AnswerError(503, "spool_full", {**headers, "Retry-After": str(RETRY_S)})
 
 
-@lru_cache(maxsize=1_024)
-def _accepted(count: int, origin: str) -> _Common:
-    body = orjson.dumps({"accepted": count, "refused": []})
-    headers = {"Content-Length": str(len(body)), "Content-Type": "application/json", **cors(origin), **UNCACHED}
-    lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-    return _Common(headers, body, f"{lines}\r\n".encode("latin-1") + body)
-
-
-Answer = Accepted | Response
+def refusal(error: AnswerError) -> Response:
+    return json({"error": error.error}, error.status, error.headers)
 
 
 def cors(origin: str) -> Headers:
@@ -89,16 +59,21 @@ def json(told: Any, status: int = 200, headers: Headers | None = None) -> Respon
     return Response(orjson.dumps(told), status, headers, "application/json")
 
 
-async def answered(endpoint: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
+async def answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
     """The route's answer, or its refusal. A bug of ours is a 500 and a traceback without the values in it."""
     try:
         return await endpoint(request)
-    except AnswerError as answer:
-        return json({"error": answer.error}, answer.status, answer.headers)
+    except AnswerError as error:
+        return refusal(error)
     except Exception as error:  # noqa: BLE001 - the outermost frame of a request
-        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-        log.error("a bug in the collector", kind=type(error).__name__, at=places)  # noqa: TRY400 - a traceback would show values
-        return json({"error": "internal"}, 500)
+        return bug(error)
+
+
+def bug(error: Exception) -> Response:
+    """Logs where it happened; a traceback would show values."""
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("a bug in the collector", kind=type(error).__name__, at=places)
+    return json({"error": "internal"}, 500)
 
 
 async def refused(_: Request, error: Exception) -> Response:

@@ -12,7 +12,6 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from pipeline.edge.asked import Told
-from pipeline.edge.connections import WHOLE
 
 MAX_BYTES = 512 * 1024
 PATIENCE_S = 10.0
@@ -54,8 +53,6 @@ async def _received(request: Request, told: Told) -> bytes:
     stated = told.text(b"content-length")
     if stated.isdigit() and int(stated[:12]) > MAX_BYTES:
         raise BodyError(413, "too_large")
-    if WHOLE in request.scope.get("extensions", ()):
-        return await _chunks(request)
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await _chunks(request)

@@ -4,12 +4,10 @@ Each route is the same story: which portal, may this origin and this address ask
 `pipeline.edge.core`), have the events safe, answer. Answers name positions and reasons, never values.
 """
 
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -21,26 +19,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId
-from pipeline.edge import answers, bodies, bots, metrics, openapi, served_script
-from pipeline.edge.answers import UNCACHED, Accepted, Answer, AnswerError, Headers
+from pipeline.core.events import EmailClick, Event, EventId, Millis, PortalId
+from pipeline.edge import answers, asked, bodies, metrics, openapi, served_script
+from pipeline.edge.answers import UNCACHED, AnswerError, Headers
 from pipeline.edge.asked import Told
 from pipeline.edge.bodies import BodyError
 from pipeline.edge.clicks import Clicks
-from pipeline.edge.core import addresses, cookies, forms, hits, links, plain_hits, sealing, visitors
+from pipeline.edge.core import forms, hits, links, sealing, visitors
 from pipeline.edge.core.addresses import Network
 from pipeline.edge.core.hits import Dropped
 from pipeline.edge.core.hits import Request as About
 from pipeline.edge.core.portal import Portal
-from pipeline.edge.core.urls import host
 from pipeline.edge.delivery import Delivery, SpoolFullError
 from pipeline.edge.limits import Limits
+from pipeline.edge.renewal import renewed
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
-RETRY_S = 5
-_HITS = re.compile("/e/([0-9]{1,19})")
 _THANKS = "<!doctype html><meta charset=utf-8><title>Thank you</title><p>Thank you."
 
 
@@ -54,12 +50,11 @@ class Collector:
     trusted: Sequence[Network] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Starlette:
         """The application; whoever mounts it starts and stops `delivery` on the same loop."""
-        hits = _Route("/e", self.hits)
-        others = Starlette(
+        return Starlette(
             routes=[
-                Route("/e/{portal:portal}", hits, methods=["POST", "OPTIONS"]),
+                Route("/e/{portal:portal}", _Route("/e", self.hits), methods=["POST", "OPTIONS"]),
                 Route("/e/{portal:portal}.gif", _Route("/e.gif", self.gif), methods=["GET", "HEAD"]),
                 Route("/forms/{portal:portal}/{form}", _Route("/forms", self.form), methods=["POST", "OPTIONS"]),
                 Route("/l/{token}", _Route("/l", self.link), methods=["GET", "HEAD"]),
@@ -72,30 +67,13 @@ class Collector:
             exception_handlers={HTTPException: answers.refused},
         )
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            """Nearly all requests are hits; the way through Starlette to their route took an eighth of the time of each."""
-            place = _HITS.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-            if place is None or scope.get("root_path"):
-                await others(scope, receive, send)
-            else:
-                scope["path_params"] = {"portal": int(place[1])}
-                await hits(scope, receive, send)
-
-        return app
-
-    async def hits(self, request: Request) -> Answer:
-        portal, told = self._portal(request), Told(request.scope)
+    async def hits(self, request: Request) -> Response:
+        portal, told = self._portal(request), Told(request.scope["headers"])
         cors = self._cors(portal, told, required=True)
         if request.scope["method"] == "OPTIONS":
             return answers.preflight(cors)
         about = self._about(portal, request, told, cors)
         body = await _bounded(bodies.body(request, told), cors)
-        if events := plain_hits.plain_events(body, portal, about):
-            await self._accept(events, cors)
-            return Accepted(len(events), cors["Access-Control-Allow-Origin"], _renewed(events, portal, told))
-        return await self._any_hits(body, portal, about, told, cors)
-
-    async def _any_hits(self, body: bytes, portal: Portal, about: About, told: Told, cors: Headers) -> Answer:
         given = _loaded(body, cors)
         if isinstance(given, dict) and given.get("type") in ("carry", "adopt"):
             return answers.json(_VISITORS[given["type"]](given, portal, about), 202, {**cors, **UNCACHED})
@@ -106,17 +84,18 @@ class Collector:
                 made[position] = Dropped.INVALID_CLICK.value
         events = [event for event in made if isinstance(event, Event)]
         await self._accept(events, cors)
-        refused = [{"position": position, "reason": str(reason)} for position, reason in enumerate(made) if isinstance(reason, str)]
-        for refusal in refused:
-            metrics.refused(refusal["reason"]).inc()
+        reasons = [(position, str(reason)) for position, reason in enumerate(made) if isinstance(reason, str)]
+        for _, reason in reasons:
+            metrics.refused(reason)
+        refused = [{"position": position, "reason": reason} for position, reason in reasons]
         headers = {**cors, **UNCACHED}
-        if renewed := _renewed(events, portal, told):
-            headers["Set-Cookie"] = renewed
+        if cookie := renewed(events, portal, told):
+            headers["Set-Cookie"] = cookie
         return answers.json({"accepted": len(events), "refused": refused}, 202, headers)
 
     async def gif(self, request: Request) -> Response:
         portal = self._portal(request)
-        told = Told(request.scope)
+        told = Told(request.scope["headers"])
         about = self._about(portal, request, told, {})
         if request.method == "GET" and not _is_prefetch(told):
             asked = request.query_params
@@ -131,7 +110,7 @@ class Collector:
         portal, form_id = self._portal(request), request.path_params["form"]
         if not forms.FORM_ID.fullmatch(form_id):
             raise AnswerError(404, "unknown_form")
-        told = Told(request.scope)
+        told = Told(request.scope["headers"])
         cors = self._cors(portal, told, required=False)
         if request.method == "OPTIONS":
             return answers.preflight(cors)
@@ -157,7 +136,7 @@ class Collector:
         link = links.opened_link(portal.keys, portal.id, token) if portal else None
         if portal is None or link is None:
             raise AnswerError(404, "unknown_link")
-        told = Told(request.scope)
+        told = Told(request.scope["headers"])
         if _is_prefetch(told):
             raise AnswerError(425, "not_for_prefetch", UNCACHED)
         about = self._about(portal, request, told, {})
@@ -186,7 +165,7 @@ class Collector:
 
     async def ready(self, _: Request) -> Response:
         if self.delivery.spool.is_full:
-            raise AnswerError(503, "spool_full", {"Retry-After": str(RETRY_S)})
+            raise answers.spool_full({})
         return answers.json({"status": "ready", "kafka": "away" if self.delivery.away else "there"})
 
     async def document(self, _: Request) -> Response:
@@ -209,14 +188,10 @@ class Collector:
 
     def _about(self, portal: Portal, request: Request, told: Told, cors: Headers) -> About:
         """What we know of the sender. AnswerError 429 if it asks too often."""
-        ip = request.client.host if request.client else ""
-        if self.trusted:
-            ip = addresses.client(ip, _hops(request), self.trusted)
+        ip = asked.address(told, request.client.host if request.client else "", self.trusted)
         if wait := self.limits.retry_after(portal, ip, time.monotonic()):
-            raise AnswerError(429, "too_many_requests", {**cors, "Retry-After": str(wait)})
-        user_agent = told.text(b"user-agent")[: bots.LONGEST] or None
-        now = Millis(time.time_ns() // 1_000_000)
-        return About(now, ip, user_agent, told.get(b"sec-gpc") == "1", told.get(b"dnt") == "1", bots.why(user_agent))
+            raise answers.too_many(wait, cors)
+        return asked.about(told, ip)
 
     async def _accept(self, events: Sequence[Event], cors: Headers) -> None:
         """Returns when the events are safe. AnswerError 503 if there is no room for them."""
@@ -225,9 +200,9 @@ class Collector:
         try:
             await self.delivery.accept(events)
         except SpoolFullError:
-            raise AnswerError(503, "spool_full", {**cors, "Retry-After": str(RETRY_S)}) from None
+            raise answers.spool_full(cors) from None
         for event in events:
-            metrics.events(event.type).inc()
+            metrics.accepted(event.type)
 
     async def _is_first(self, click: EmailClick, now: Millis) -> bool:
         assert click.utk is not None
@@ -246,11 +221,6 @@ _VISITORS = {"carry": _carried, "adopt": _adopted}
 """Requests of the script that are no hits: a visitor goes over to another domain of the portal."""
 
 
-def _hops(request: Request) -> list[str]:
-    """All of X-Forwarded-For, first one first."""
-    return [hop.strip() for hop in ",".join(request.headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
-
-
 class _PortalNumber(IntegerConvertor):
     """Of no more digits than a portal has."""
 
@@ -263,15 +233,14 @@ register_url_convertor("portal", _PortalNumber())
 class _Route:
     """One route as an ASGI application, counted under a name."""
 
-    def __init__(self, name: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> None:
+    def __init__(self, name: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
         self._name = name
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         answer = await answers.answered(self._endpoint, Request(scope, receive))
-        metrics.requests(self._name, answer.status_code).inc()
-        metrics.seconds(self._name).observe(time.perf_counter() - began)
+        metrics.answered(self._name, answer.status_code, began)
         await answer(scope, receive, send)
 
 
@@ -312,24 +281,6 @@ def _script(request: Request, served: served_script.Served) -> Response:
     return Response(served.body, headers=headers, media_type="text/javascript")
 
 
-def _renewed(events: Sequence[Event], portal: Portal, told: Told) -> str | None:
-    """The utk's cookie for its full life, if a consented page view brought it and the browser still has it: none is revived."""
-    utk = next((event.utk for event in events if isinstance(event, PageView) and event.utk), None)
-    if utk is None or f"; {cookies.UTK_COOKIE}={utk};" not in f"; {told.text(b'cookie')};":
-        return None
-    origin = told.text(b"origin")
-    page = _page_with_our_domain(origin, told.text(b"host"), portal.domains)
-    return None if page is None else cookies.renewed(utk, page, portal.domains, secure=origin.startswith("https:"))
-
-
-@lru_cache(maxsize=1_024)
-def _page_with_our_domain(origin: str, ours: str, domains: tuple[str, ...]) -> str | None:
-    """The host of a page, if we, under the name by which we were asked, may set the cookies of its domain."""
-    mine, page = host("http://" + ours), host(origin) or ""
-    domain = cookies.cookie_domain(page, domains)
-    return page if mine is not None and domain is not None and cookies.is_within(mine, domain) else None
-
-
 def _is_prefetch(told: Told) -> bool:
     return "prefetch" in (told.get(b"sec-purpose") or told.text(b"purpose"))
 
@@ -347,7 +298,7 @@ def _has_server_key(portal: Portal, told: Told) -> bool:
 
 def _form_errors(errors: Sequence[forms.FormError], cors: Headers) -> Response:
     for error in errors:
-        metrics.refused(error.type.value).inc()
+        metrics.refused(error.type.value)
     told = [{"errorType": error.type.value, "message": error.message} for error in errors]
     return answers.json({"status": "error", "errors": told}, 400, dict(cors))
 

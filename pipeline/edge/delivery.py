@@ -8,7 +8,7 @@ Kafka takes them. Everything here runs on one event loop; only the disk is left 
 import asyncio
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -30,10 +30,14 @@ __all__ = ["Delivery", "SpoolFullError"]
 
 TIMEOUT_MS = 5_000
 """How long Kafka may take for a record before it counts as away."""
-LINGER_MS = 5
+LINGER_MS = 10
+"""How long a record may wait for others of its partition: requests to Kafka cost the more the fewer records they have."""
 _LISTEN_EVERY_S = 0.002
 _TRY_EVERY_S = 1.0
 _DRAINED_AT_ONCE = 2_000
+
+Then = Callable[[int], None]
+"""Hears of how many of some records it is not known that they are safe; 0 is good."""
 
 log = logger("edge")
 
@@ -63,6 +67,7 @@ class Delivery:
         self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
         self._has_waiting = asyncio.Event()
         self._in_flight = 0
+        self._spooling: set[asyncio.Task[None]] = set()
         self._has_flight = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,7 +78,7 @@ class Delivery:
 
     async def stop(self) -> None:
         """Everything accepted is safe already; what is still on its way gets its answer first."""
-        while self._in_flight or self._waiting:  # noqa: ASYNC110 - once, at the end
+        while self._in_flight or self._waiting or self._spooling:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -88,32 +93,61 @@ class Delivery:
     async def accept(self, events: Sequence[Event]) -> None:
         """Returns when all events are safe. SpoolFullError if they cannot be; then the sender must send them again."""
         records = [self.record(event) for event in events]
-        if not self.away:
-            if await self._produce(records):
-                return
-            self.away = True
+        if not self.away and await self._produced(records):
+            return
+        await self._spooled(records)
+
+    def hand_over(self, events: Sequence[Event], then: Then) -> None:
+        """The same for whoever does not wait: `then` hears of it on this loop, after the call. Not while Kafka is away."""
+        records = [self.record(event) for event in events]
+        self._produce(records, partial(self._landed, records, then))
+
+    def _landed(self, records: Sequence[Record], then: Then, lost: int) -> None:
+        if lost == 0:
+            then(0)
+        else:
+            task = asyncio.create_task(self._spooled_then(records, then))
+            self._spooling.add(task)
+            task.add_done_callback(self._spooling.discard)
+
+    async def _spooled_then(self, records: Sequence[Record], then: Then) -> None:
+        try:
+            await self._spooled(records)
+        except SpoolFullError:
+            then(len(records))
+        else:
+            then(0)
+
+    async def _spooled(self, records: Sequence[Record]) -> None:
+        """Returns when the records are on disk, since Kafka is away."""
+        self.away = True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((records, future))
         self._has_waiting.set()
         await future
 
-    async def _produce(self, records: Sequence[Record]) -> bool:
+    async def _produced(self, records: Sequence[Record]) -> bool:
         """Whether Kafka has acknowledged all of the records; where not, it may have some of them."""
-        flight = _Flight(len(records))
+        landed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._produce(records, lambda lost: None if landed.done() else landed.set_result(lost))
+        return await landed == 0
+
+    def _produce(self, records: Sequence[Record], then: Then) -> None:
+        """`then` hears, on the loop, how many of the records Kafka has not acknowledged."""
+        flight = _Flight(len(records), self, then)
+        self._in_flight += 1
+        self._has_flight.set()
         for record in records:
             try:
                 self._producer.produce(self._topics[record.topic], record.value, record.key, on_delivery=flight.landed)
             except (BufferError, KafkaException) as error:
                 flight.landed(error)
-        self._in_flight += 1
-        self._has_flight.set()
-        try:
-            await flight.done
-        finally:
-            self._in_flight -= 1
-        if flight.lost:
-            self._complaints.say("Kafka does not take records: they wait in the spool", servers=self._servers, records=flight.lost)
-        return not flight.lost
+
+    def over(self, lost: int) -> None:
+        """A flight is over."""
+        self._in_flight -= 1
+        if lost:
+            self._complaints.say("Kafka does not take records: they wait in the spool", servers=self._servers, records=lost)
 
     async def _listen(self) -> None:
         """Hears of deliveries; on the loop's own thread, since waking it from another costs more than asking."""
@@ -164,7 +198,7 @@ class Delivery:
                 break
             if not some:
                 break
-            if not await self._produce(some):
+            if not await self._produced(some):
                 return False
             self.away = False
         if damaged:
@@ -181,21 +215,23 @@ class Delivery:
 
 
 class _Flight:
-    """Records on their way together: `done` when it is known of each whether Kafka has it."""
+    """Records on their way together, until it is known of each whether Kafka has it."""
 
-    __slots__ = ("_left", "done", "lost")
+    __slots__ = ("_delivery", "_left", "_lost", "_then")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, delivery: Delivery, then: Then) -> None:
         self._left = count
-        self.lost = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost = 0
+        self._delivery = delivery
+        self._then = then
 
     def landed(self, error: object, _: object = None) -> None:
         if error is not None:
-            self.lost += 1
+            self._lost += 1
         self._left -= 1
-        if self._left == 0 and not self.done.done():
-            self.done.set_result(None)
+        if self._left == 0:
+            self._delivery.over(self._lost)
+            self._then(self._lost)
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pipeline.edge.collector import Collector
 from pipeline.edge.connections import Connection
 from pipeline.edge.core.addresses import Network
 from pipeline.edge.delivery import Delivery
+from pipeline.edge.short_way import ShortWay
 from pipeline.edge.spool import Spool
 from pipeline.errors import UsageError, UserError
 from pipeline.logs import logger
@@ -97,7 +99,7 @@ async def _run(settings: Settings, collector: Collector, listening: socket.socke
     server = uvicorn.Server(
         uvicorn.Config(
             collector.app(),
-            http=Connection,
+            http=partial(Connection, ShortWay(collector).take),  # type: ignore[arg-type]  # it is only called
             ws="none",
             lifespan="off",
             log_config=None,

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import signal
-import socket
 from typing import Any
 
 import pytest
@@ -173,45 +172,3 @@ def test_the_script_is_cached(shared: Running) -> None:
         again = shared.get(path, {"If-None-Match": served.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
     assert shared.get("/t/404.js").status_code == 404
-
-
-def test_the_short_ways_answer_as_the_long_ones_do(edge: Running, settings: Settings) -> None:
-    """A body as the script sends it, the same with an unknown member, each also on a connection that ends: one answer."""
-    at = {**PERSON, "Host": f"t.site.localhost:{edge.port}", "Cookie": f"hubspotutk={utk('a')}"}
-    told = []
-    for closing in ({}, {"Connection": "close"}):
-        for more in ({}, {"colour": "red"}):
-            hit = view(utk=utk("a")) | more
-            sent_at = hit.pop("sent_at")
-            answer = edge.post({"sent_at": sent_at, "hits": [hit]}, SITE, {**at, **closing})
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            assert headers.pop("connection", None) == ("close" if closing else None)
-            headers.pop("date")
-            told.append((answer.status_code, answer.json(), headers))
-    assert told == [told[0]] * 4
-    assert told[0][0] == 202
-    assert told[0][2]["set-cookie"].startswith(f"hubspotutk={utk('a')}; Domain=site.localhost")
-    assert told[0][2]["access-control-allow-origin"] == ORIGIN
-    assert len(events(settings)) == 4
-
-
-def test_requests_that_come_together_are_answered_in_their_order(edge: Running, settings: Settings) -> None:
-    """Two hits and a question in one write: each has its own answer, and both hits are in Kafka."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in {**PERSON, "Host": "t.site.localhost"}.items())
-    text = ""
-    for count in (1, 2):
-        hits = [view(utk=utk("a")) for _ in range(count)]
-        body = json.dumps({"sent_at": hits[0]["sent_at"], "hits": [{k: v for k, v in hit.items() if k != "sent_at"} for hit in hits]})
-        text += f"POST /e/{SITE} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
-    text += f"GET /health HTTP/1.1\r\n{head}Connection: close\r\n\r\n"
-    received = b""
-    with socket.create_connection(("127.0.0.1", edge.port), timeout=30) as connection:
-        connection.sendall(text.encode())
-        while chunk := connection.recv(65_536):
-            received += chunk
-    assert re.findall(rb"\r\n\r\n(\{[^\r]*?\})(?:HTTP|$)", received) == [
-        b'{"accepted":1,"refused":[]}',
-        b'{"accepted":2,"refused":[]}',
-        b'{"status":"alive"}',
-    ]
-    assert len(events(settings)) == 3

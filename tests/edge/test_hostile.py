@@ -80,6 +80,19 @@ def test_bombs_cost_no_memory(shared: Running) -> None:
     assert resident(shared) < MEMORY
 
 
+def test_long_texts_are_not_remembered(shared: Running) -> None:
+    """What is looked up when it comes again (hosts, addresses, cookies) is short; hundreds of requests with a long one leave nothing."""
+    before = resident(shared)
+    for number in range(250):
+        long = f"{number:x}" + "a" * 300_000
+        host = {"url": f"http://{long}.site.localhost/"}
+        page = {"url": f"http://www.site.localhost/?{long}", "referrer": f"http://{long}/?{long[:90_000]}", "utk": long[:50_000]}
+        for wrong in (host, page):
+            body = {"sent_at": None, "hits": [{name: value for name, value in (view() | wrong).items() if name != "sent_at"}]}
+            assert shared.post(body).status_code in (202, 413)
+    assert resident(shared) - before < 50_000_000
+
+
 fuzz = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 

@@ -7,6 +7,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 Network = IPv4Network | IPv6Network
 
+_LONGEST = 64
+"""Characters of an address; an IPv6 one may name an interface after a %."""
+
 
 class IpPolicy(StrEnum):
     """What of the address a portal keeps."""
@@ -19,7 +22,7 @@ class IpPolicy(StrEnum):
 def address(text: object) -> IPv4Address | IPv6Address | None:
     """An address; an IPv4 one in IPv6 clothes is the IPv4 one."""
     try:
-        found = ip_address(text) if isinstance(text, str) else None
+        found = ip_address(text) if isinstance(text, str) and len(text) <= _LONGEST else None
     except ValueError:
         return None
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found

@@ -5,6 +5,7 @@ The script writes them; here they are hints that are kept if they have the right
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 UTK_COOKIE = "hubspotutk"
 LIFE_S = 180 * 24 * 3600
@@ -34,8 +35,13 @@ def cookie_domain(host: str, domains: Sequence[str]) -> str | None:
     return max((domain for domain in domains if is_within(host, domain)), key=len, default=None)
 
 
-def renewed(utk: str, host: str, domains: Sequence[str], *, secure: bool) -> str:
+def renewed(utk: str, host: str, domains: tuple[str, ...], *, secure: bool) -> str:
     """The Set-Cookie value that gives the utk its full life again, which Safari cuts to 7 days for cookies of scripts."""
+    return f"{UTK_COOKIE}={utk}{_attributes(host, domains, secure)}"
+
+
+@lru_cache(maxsize=1_024)
+def _attributes(host: str, domains: tuple[str, ...], secure: bool) -> str:  # noqa: FBT001 - a key of the cache
     domain = cookie_domain(host, domains)
     place = f"; Domain={domain}" if domain else ""
-    return f"{UTK_COOKIE}={utk}{place}; Path=/; Max-Age={LIFE_S}; SameSite=Lax{'; Secure' if secure else ''}"
+    return f"{place}; Path=/; Max-Age={LIFE_S}; SameSite=Lax{'; Secure' if secure else ''}"

@@ -63,17 +63,22 @@ class Portal:
     def has(self, url: object) -> bool:
         """Whether an address is on one of the portal's domains."""
         name = host(url)
-        return name is not None and _is_on(name, self.domains)
+        return name is not None and len(name) <= _LONGEST_NAME and _is_on(name, self.domains)
 
     def has_origin(self, text: str) -> bool:
         """Whether an Origin header is of one of the portal's domains, and nothing but an origin."""
-        return _is_origin_on(text, self.domains)
+        return len(text) <= _LONGEST_ORIGIN and _is_origin_on(text, self.domains)
 
     def form(self, form_id: str) -> Form:
         return self.forms.get(form_id, Form())
 
 
-# The same few pages and origins come again and again.
+_LONGEST_NAME = 253
+"""Characters of a host's name (RFC 1035)."""
+_LONGEST_ORIGIN = len("https://:65535") + _LONGEST_NAME
+
+
+# The same few pages and origins come again and again; they are short, or were refused.
 @lru_cache(maxsize=4_096)
 def _is_on(name: str, domains: tuple[str, ...]) -> bool:
     return any(is_within(name, domain) for domain in domains)
@@ -82,4 +87,4 @@ def _is_on(name: str, domains: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=4_096)
 def _is_origin_on(text: str, domains: tuple[str, ...]) -> bool:
     name = host(text)
-    return name is not None and _is_on(name, domains) and origin(text) == text + "/"
+    return name is not None and len(name) <= _LONGEST_NAME and _is_on(name, domains) and origin(text) == text + "/"

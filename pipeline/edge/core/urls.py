@@ -7,6 +7,8 @@ the same with the same expressions (tests/edge/cases.json holds both to it).
 import re
 from urllib.parse import urlsplit
 
+from pipeline.core.caching import remembered
+
 OUR_TOKENS = frozenset({"_hsc", "_hsx"})
 
 _PARTS = re.compile(r"(https?://)([^/?#\\]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
@@ -18,6 +20,7 @@ _DOT = re.compile(r"%(?:25)*2e", re.IGNORECASE)
 _EMAIL = re.compile(r"[^@/]@[^@/]+\.[^@/]")
 
 
+@remembered(4_096)
 def cleaned(url: str) -> str:
     """Without user name, fragment, our own tokens, and parameters that look like an email address, a password or a token."""
     if "?" not in url and "#" not in url and "@" not in url:

@@ -1,0 +1,230 @@
+"""The short way of usual hits: answers like the long one, and leaves to it what is unusual, cut in pieces, or not to be decided at once."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from pipeline.adapters import topics
+from pipeline.core.events import PageView
+from pipeline.edge import portals
+from pipeline.edge.asked import Told
+from pipeline.edge.clicks import Clicks
+from pipeline.edge.collector import Collector
+from pipeline.edge.delivery import Delivery
+from pipeline.edge.short_way import ShortWay
+from pipeline.edge.spool import Spool
+from pipeline.settings import Settings
+from tests.builders import utk
+from tests.edge.requesting import view
+from tests.edge.running import ORIGIN, OTHER, PERSON, PORTALS, SECRETS, SITE, Running, events
+
+Parsed = tuple[int, dict[str, str], Any]
+
+
+def hits(count: int = 1, **more: Any) -> dict[str, Any]:
+    """A body as the script sends it."""
+    views = [view(utk=utk("a"), **more) for _ in range(count)]
+    return {"sent_at": views[0]["sent_at"], "hits": [{name: value for name, value in each.items() if name != "sent_at"} for each in views]}
+
+
+def request(body: Any, portal: int = SITE, headers: Mapping[str, str] = PERSON, host: str = "t.site.localhost") -> bytes:
+    """As it goes over the wire."""
+    content = json.dumps(body).encode()
+    stated = {**headers, "Host": host, "Content-Length": str(len(content))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in stated.items())
+    return f"POST /e/{portal} HTTP/1.1\r\n{head}\r\n".encode() + content
+
+
+@contextmanager
+def connected(edge: Running) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=30) as connection:
+        yield connection
+
+
+def answer(connection: socket.socket) -> Parsed:
+    """Status, headers (without those of the moment) and body of the next answer."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65_536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65_536)
+    headers.pop("date")
+    return int(status.split()[1]), headers, json.loads(body)
+
+
+def answered(edge: Running, pieces: Sequence[bytes]) -> Parsed:
+    with connected(edge) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.1 if len(pieces) > 1 else 0)
+        return answer(connection)
+
+
+def test_it_answers_as_the_long_way_does(edge: Running, settings: Settings) -> None:
+    """A body as the script sends it; with a member that the script does not send; in pieces; on a connection that ends."""
+    person = {**PERSON, "Cookie": f"hubspotutk={utk('a')}"}
+    whole = request(hits(), headers=person)
+    cut = whole.index(b"\r\n\r\n") + 20
+    ways = [
+        answered(edge, [whole]),
+        answered(edge, [request(hits(colour="red"), headers=person)]),
+        answered(edge, [whole[:50], whole[50:]]),
+        answered(edge, [whole[:cut], whole[cut : cut + 1], whole[cut + 1 :]]),
+        answered(edge, [request(hits(), headers={**person, "Connection": "close"})]),
+    ]
+    assert ways[-1][1].pop("connection") == "close"
+    assert ways == [ways[0]] * 5
+    status, headers, body = ways[0]
+    assert (status, body) == (202, {"accepted": 1, "refused": []})
+    assert headers["set-cookie"].startswith(f"hubspotutk={utk('a')}; Domain=site.localhost")
+    assert headers["access-control-allow-origin"] == ORIGIN
+    found = events(settings)
+    assert len(found) == 5
+    assert len({event.event_id for event in found}) == 3, "pieces of one request have its events"
+
+
+@pytest.mark.parametrize(
+    ("body", "portal", "headers"),
+    [
+        (hits(), 404, PERSON),
+        (hits(), SITE, {**PERSON, "Origin": "https://stranger.example"}),
+        (hits(), SITE, {"User-Agent": PERSON["User-Agent"]}),
+        (hits(url="https://stranger.example/"), SITE, PERSON),
+        (hits(event_id="x"), SITE, PERSON),
+        (hits(101), SITE, PERSON),
+        (hits(), SITE, {**PERSON, "User-Agent": "curl/8.0"}),
+        (hits(), SITE, {**PERSON, "Content-Encoding": "gzip"}),
+        ([], SITE, PERSON),
+        ({"hits": []}, SITE, PERSON),
+    ],
+)
+def test_what_it_leaves_is_answered_as_ever(shared: Running, body: Any, portal: int, headers: Mapping[str, str]) -> None:
+    """In one piece it is offered to the short way, in two it is not."""
+    whole = request(body, portal, headers)
+    assert answered(shared, [whole]) == answered(shared, [whole[:60], whole[60:]])
+
+
+def test_limits_count_each_request_once(edge: Running) -> None:
+    """As many as the portal allows (20 in a minute), then 429 on either way."""
+    origin = "http://www.other.localhost"
+    person = {**PERSON, "Origin": origin}
+    statuses = []
+    for _ in range(24):
+        status, headers, body = answered(edge, [request(hits(url=f"{origin}/", consent={"analytics": True}), OTHER, person)])
+        statuses.append(status)
+        if status == 429:
+            assert body == {"error": "too_many_requests"}
+            assert 1 <= int(headers["retry-after"]) <= 60
+            assert headers["access-control-allow-origin"] == origin
+    allowed = statuses.index(429)
+    assert allowed <= 20
+    assert statuses.count(202) >= 20, "also if a new minute has begun in between"
+
+
+def test_requests_that_come_together_are_answered_in_their_order(edge: Running, settings: Settings) -> None:
+    """Two hits and a question in one write: each has its own answer, and both hits are in Kafka."""
+    received = b""
+    with connected(edge) as connection:
+        connection.sendall(request(hits(1)) + request(hits(2)) + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while chunk := connection.recv(65_536):
+            received += chunk
+    assert re.findall(rb"\r\n\r\n(\{[^\r]*?\})(?:HTTP|$)", received) == [
+        b'{"accepted":1,"refused":[]}',
+        b'{"accepted":2,"refused":[]}',
+        b'{"status":"alive"}',
+    ]
+    assert len(events(settings)) == 3
+
+
+def test_a_connection_stays_as_long_as_something_is_asked_of_it(edge: Running) -> None:
+    """It is closed some seconds after the last answer, not after the first."""
+    with connected(edge) as connection:
+        for _ in range(4):
+            connection.sendall(request(hits()))
+            assert answer(connection)[0] == 202
+            time.sleep(2)
+        began = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 1 < time.monotonic() - began < 10
+
+
+def test_mounted_in_another_application_it_is_not_needed(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any ASGI server will do; then hits go the long way alone."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "portals.toml").write_text(PORTALS)
+    topics.create_topics(settings)
+    sent: list[dict[str, Any]] = []
+
+    async def play() -> None:
+        collector = Collector(
+            portals.load(tmp_path / "portals.toml"),
+            Delivery(settings, Spool(tmp_path / "spool", 1 << 20)),
+            Clicks(tmp_path / "clicks.sqlite"),
+        )
+        collector.delivery.start()
+        app = Starlette(routes=[Mount("/tracking", app=collector.app())])
+        body = json.dumps(hits()).encode()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": f"/tracking/e/{SITE}",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in PERSON.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        await collector.delivery.stop()
+        collector.clicks.close()
+
+    asyncio.run(play())
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (202, {"accepted": 1, "refused": []})
+    assert [type(event) for event in events(settings)] == [PageView]
+
+
+def test_a_bug_is_an_answer_that_tells_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A 500 as on the long way; an exception would come to the HTTP parser, which would call the request malformed."""
+
+    class Broken:
+        def get(self, _: object) -> None:
+            raise ValueError("canary")
+
+    class Request:
+        told, url, response = Told([]), b"/e/7", Response()
+
+        def respond(self, response: Response) -> None:
+            self.response = response
+
+    broken, asked = Collector(Broken(), None, None), Request()  # type: ignore[arg-type]
+    assert ShortWay(broken).take(asked)  # type: ignore[arg-type]
+    assert (asked.response.status_code, bytes(asked.response.body)) == (500, b'{"error":"internal"}')
+    logged = "".join(capsys.readouterr()) + caplog.text
+    assert "ValueError" in logged
+    assert "canary" not in logged
