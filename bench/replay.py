@@ -11,8 +11,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import typer
@@ -29,7 +31,7 @@ from pipeline.bulk.rebuild import rebuild
 from pipeline.cli import end, guarded
 from pipeline.core.policy import Policy
 from pipeline.publish import publish
-from pipeline.settings import Log
+from pipeline.settings import Log, Settings
 
 _LOOK_S = 0.1
 
@@ -66,12 +68,11 @@ def bench(
 
 def measure(traffic: Traffic, scratch: Path) -> Result:
     """Runs everything once. UserError if events are missing at the end."""
-    file = scratch / "events.jsonl"
-    traffic.write(file)
     with stage(scratch / "servers") as ready:
         topics.create_topics(ready.settings)
         clickhouse.migrate(ready.settings)
-        publish(ready.settings, file)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere:  # its memory is not the rebuild's
+            elsewhere.submit(_prepare, traffic, scratch / "events.jsonl", ready.settings).result()
         until = ends(ready.settings, list(RAW_TOPICS.values()))
         before, began = _cpu(ready), time.monotonic()
         with _watched() as peak:
@@ -81,6 +82,12 @@ def measure(traffic: Traffic, scratch: Path) -> Result:
         rows = arrived(ready, traffic)
     cores = os.cpu_count() or 1
     return Result(traffic.events, traffic.cookies, cores, seconds, traffic.events / seconds, used, max(peak) / 1e6, rows)
+
+
+def _prepare(traffic: Traffic, file: Path, settings: Settings) -> None:
+    """Publishes the events."""
+    traffic.write(file)
+    publish(settings, file)
 
 
 def show(result: Result, *, as_json: bool) -> None:

@@ -12,6 +12,10 @@ import structlog
 
 from pipeline.settings import Log
 
+REPEATED_EVERY_S = 5.0
+"""How often a library may say the same thing: while Kafka is away, aiokafka says so several times a second."""
+_SAYINGS = 1_000
+"""So many are known apart."""
 _CHATTY = ("faust", "mode", "aiokafka", "clickhouse_driver", "asyncio", "httpx", "pipeline")
 """Libraries that say too much at info: only warnings and worse are shown. Faust's services log under the module of their class, so ours."""
 
@@ -28,6 +32,7 @@ def configure(log: Log) -> None:
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(log)))
+    handler.addFilter(_Seldom())
     logging.basicConfig(handlers=[handler], level=log.level.upper(), force=True)
     for library in _CHATTY:
         logging.getLogger(library).setLevel(logging.DEBUG if log.level == "debug" else logging.WARNING)
@@ -42,6 +47,25 @@ def configure(log: Log) -> None:
 def logger(part: str, **about: object) -> Any:
     """What a part logs with; may be made before `configure` is called."""
     return structlog.get_logger(part, part=part, **about)
+
+
+class _Seldom(logging.Filter):
+    """Lets through what a library says for the first time in a while; what is ours, or has a traceback, always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info or not isinstance(record.msg, str):  # structlog's, that is ours, are dictionaries
+            return True
+        key = record.name, record.msg  # before its arguments are put in
+        if len(self._said) >= _SAYINGS:
+            self._said.clear()
+        is_new = record.created - self._said.get(key, float("-inf")) >= REPEATED_EVERY_S
+        if is_new:
+            self._said[key] = record.created
+        return is_new
 
 
 def _rendering(log: Log) -> list[Any]:

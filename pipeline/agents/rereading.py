@@ -92,24 +92,39 @@ class Sources:
     def _records(self, begin: TopicPartition, stop: int) -> Iterator[Message]:
         """From there on, up to offset `stop`, without it."""
         consumer = kafka.consumer(self._settings, self._app, **{"enable.partition.eof": True, "auto.offset.reset": "error"})
+        due = begin.offset
         try:
             consumer.assign([begin])
             while True:
                 for message in consumer.consume(1_000, timeout=0.1):
-                    if message.error() is None and (message.offset() or 0) < stop:
+                    error = message.error()
+                    if error is None and (message.offset() or 0) < stop:
+                        due = (message.offset() or 0) + 1
                         yield message
-                    elif message.error() is None or self._is_end(message, stop):
+                    elif error is None or self._is_end(message, error, stop):
                         return
+                    elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
+                        due = self._begin_again(consumer, TopicPartition(begin.topic, begin.partition, due), stop)
+                    else:
+                        log.warning("waiting for Kafka", doing="reading records again", error=error.str())
         finally:
             consumer.close()
 
-    def _is_end(self, message: Message, stop: int) -> bool:
-        error: KafkaError = message.error()  # type: ignore[assignment]
+    def _begin_again(self, consumer: Consumer, due: TopicPartition, stop: int) -> int:
+        """The first offset that there is: what was due was deleted since we looked. As `missed` if it may not be missed."""
+        begin, end = self._ends(consumer, due)
+        if end < due.offset:
+            raise self._made_anew(due, due.offset, end)
+        if begin > due.offset:
+            deleted.gone(self._settings, self._app, (due.topic, due.partition), range(due.offset, min(begin, stop)))
+        consumer.assign([TopicPartition(due.topic, due.partition, begin)])
+        return begin
+
+    def _is_end(self, message: Message, error: KafkaError, stop: int) -> bool:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             return (message.offset() or 0) >= stop
         if (found := kafka.damage(message)) is not None:
             raise found
-        log.warning("waiting for Kafka", doing="reading records again", error=error.str())
         return False
 
     def _batch(self, partition: int, topic: str, messages: Sequence[Message], generation: int) -> Batch:

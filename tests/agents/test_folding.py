@@ -1,5 +1,7 @@
 """One process's partitions of a stateful part, batch by batch, on a real changelog."""
 
+from typing import Any
+
 import pytest
 from confluent_kafka import TopicPartition
 from structlog.testing import capture_logs
@@ -12,6 +14,7 @@ from pipeline.adapters.kafka import DamagedError
 from pipeline.agents import folding as module
 from pipeline.agents.folding import Fold, Folding
 from pipeline.agents.health import Health
+from pipeline.agents.rereading import Sources
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, Counts, decode
 from tests.agents.running import Toy
@@ -139,6 +142,24 @@ def test_state_whose_records_are_gone_too_is_refused(toy: Toy) -> None:
     published(toy)
     toy.delete_before("apples", 0, 2)
     with pytest.raises(DeletedError, match=r"2 records were deleted.*offsets 0 to 1 of .*apples\[0\].*worker.deleted_records=skip"):
+        new_folding(toy.settings).settle([batch(b"a", first=3)])
+    worker = toy.settings.worker.model_copy(update={"deleted_records": "skip"})
+    assert new_folding(toy.settings.model_copy(update={"worker": worker})).settle([batch(b"a", first=3)])
+    assert toy.totals() == {b"a": 4}
+
+
+def test_records_may_go_after_somebody_has_looked_for_them(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention does not wait: the same is said, or done, as if they had been gone before."""
+    published(toy)
+    missing = Sources._missing
+
+    def looked(self: Sources, *arguments: Any) -> dict[str, range]:
+        found = missing(self, *arguments)
+        toy.delete_before("apples", 0, 2)
+        return found | {kafka.topic_name(toy.settings, "apples"): range(3)}
+
+    monkeypatch.setattr(Sources, "_missing", looked)
+    with pytest.raises(DeletedError, match=r"2 records were deleted.*offsets 0 to 1 of .*apples\[0\]"):
         new_folding(toy.settings).settle([batch(b"a", first=3)])
     worker = toy.settings.worker.model_copy(update={"deleted_records": "skip"})
     assert new_folding(toy.settings.model_copy(update={"worker": worker})).settle([batch(b"a", first=3)])

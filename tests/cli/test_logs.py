@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -61,3 +62,25 @@ def test_level(capfd: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("aiokafka").info("not shown")
     logs.logger("record").debug("not shown")
     assert capfd.readouterr().err == ""
+
+
+def test_a_library_says_the_same_thing_once_in_a_while(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As aiokafka does several times a second while no broker answers; what is ours, or has a traceback, is always said."""
+    monkeypatch.setattr(logs, "REPEATED_EVERY_S", 0.3)
+    logs.configure(Log())
+    library = logging.getLogger("some.library")
+    for number in range(3):
+        library.warning("heartbeat %d failed", number)
+        logs.logger("record").info("inserted")
+    library.warning("another thing")
+    try:
+        int("broken")
+    except ValueError:
+        for _ in range(2):
+            library.exception("another thing")
+    time.sleep(0.4)
+    library.warning("heartbeat %d failed", 3)
+    said = capfd.readouterr().err
+    assert [said.count(f"heartbeat {number} failed") for number in range(4)] == [1, 0, 0, 1]
+    assert said.count("inserted") == 3
+    assert said.count("another thing") == 3

@@ -55,6 +55,19 @@ def commit_before_insert() -> None:
     Recorder._write = hasty  # type: ignore[method-assign]
 
 
+def a_batch_that_takes_in_the_next() -> None:
+    """`record` reads on while it waits for somebody, and takes what it reads then for part of what it has inserted."""
+    write = Recorder._write
+
+    def muddled(self: Recorder) -> None:
+        write(self)
+        self._pause(0.2)
+        self._written |= self._pending.ends()
+        self._pending.clear()
+
+    Recorder._write = muddled  # type: ignore[method-assign]
+
+
 def a_random_session_id() -> None:
     Session.id_of = lambda *_: str(uuid4())  # type: ignore[assignment, method-assign]
 
@@ -114,6 +127,7 @@ BUGS: dict[str, Callable[[], None]] = {
     for bug in (
         ack_on_exception,
         commit_before_insert,
+        a_batch_that_takes_in_the_next,
         no_applied_offsets,
         a_random_session_id,
         at_least_the_gap,
