@@ -31,6 +31,8 @@ _BESIDE = "SELECT DISTINCT beside FROM retraction_pairs WHERE id_hash IN %(hashe
 _VERSIONS = """
 SELECT portal_id, event_id, max(version) FROM retracted_rows WHERE (portal_id, utk, event_id) IN %(places)s GROUP BY portal_id, event_id
 """
+_PLACES_AT_ONCE = 1_000
+"""So many places of events stand in one query's text."""
 _COLUMNS = ("portal_id", "utk", "event_id", "retracted", "retracted_by", "version")
 
 T = TypeVar("T")
@@ -120,7 +122,7 @@ def _versions(client: Client, events: Sequence[Told]) -> defaultdict[Id, int]:
     """What is written about these events so far: up to how many copies it knows, 0 if nothing."""
     places = {(copy.event.portal_id, copy.event.utk or "", copy.event.event_id) for event in events for copy in event.copies}
     known: defaultdict[Id, int] = defaultdict(int)
-    for some in _chunks(sorted(places)):
+    for some in _chunks(sorted(places), _PLACES_AT_ONCE):
         for portal, id_, version in client.execute(_VERSIONS, {"places": some}):
             known[portal, EventId(str(id_))] = max(known[portal, EventId(str(id_))], version)
     return known
@@ -141,5 +143,5 @@ def _closure(client: Client, hashes: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
-def _chunks(whole: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (whole[start : start + EVENTS_AT_ONCE] for start in range(0, len(whole), EVENTS_AT_ONCE))
+def _chunks(whole: Sequence[T], size: int = EVENTS_AT_ONCE) -> Iterator[Sequence[T]]:
+    return (whole[start : start + size] for start in range(0, len(whole), size))

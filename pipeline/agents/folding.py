@@ -21,42 +21,25 @@ import threading
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from pipeline.adapters.batching import Batch
-from pipeline.adapters.changelog import Changelog, FencedError, Output, RetryError, topic_of
+from pipeline.adapters.changelog import Changelog, FencedError, RetryError, topic_of
 from pipeline.agents.decoding import Arrival, Decode, arrivals
 from pipeline.agents.health import Health
 from pipeline.agents.rereading import Sources
+from pipeline.agents.stateful import Effects, StatefulPart
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
 _RETRY_PAUSE_S = 1.0
 
 log = logger("fold")
-
-
-class Effects(NamedTuple):
-    """What follows from a batch: derived records, the new values of changed keys (None: gone), and how many events came too late."""
-
-    outputs: list[Output]
-    changes: dict[bytes, bytes | None]
-    late: int = 0
-
-
-class StatefulPart(Protocol):
-    """The state of one partition, and what events do to it. An exception that is no UserError is a bug; both end the process."""
-
-    def restore(self, items: Mapping[bytes, bytes]) -> None:
-        """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
-
-    def apply(self, arrivals: Sequence[Arrival], /) -> Effects:
-        """Folds events in, in the order of their offsets, each with its record's key. A record that was applied never comes again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from faust.types import TP
 
 from pipeline.adapters import kafka
 from pipeline.adapters.batching import Consumer, RawSchema
-from pipeline.adapters.changelog import Output
 from pipeline.adapters.faust_app import USUAL, BatchApp, Timings, faust_app, refused
 from pipeline.agents.decoding import Decode
-from pipeline.agents.folding import Effects, Fold, Folding, StatefulPart
+from pipeline.agents.folding import Fold, Folding
 from pipeline.agents.health import HealthFile
 from pipeline.agents.lanes import Lanes, Work
 from pipeline.agents.routing import Route, Routing
@@ -26,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
-__all__ = ["Effects", "Fold", "Output", "Part", "Route", "StatefulPart", "Timings", "part"]
+__all__ = ["Fold", "Part", "Route", "Timings", "part"]
 
 EXIT_BUG = 1
 """Exit code when we end the process ourselves: whoever supervises starts it again."""

@@ -8,14 +8,14 @@ contacts, links and outcomes follow from them and are computed again when a part
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
-from pipeline.agents.harness import Effects, Fold, Part, Route, part
 from pipeline.agents.policy_mark import PolicyMark
+from pipeline.agents.stateful import Effects
 from pipeline.core.contacts import Contact
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, trace
 from pipeline.core.events import Event, PortalId
@@ -25,6 +25,9 @@ from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.agents.harness import Part
 
 EVIDENCE_SOURCES = ("email-clicks", "form-submissions", "identifies", "contact-imports", "retractions", "contact-merges")
 EVIDENCE = "identity-evidence"
@@ -116,8 +119,10 @@ def route_key(event: Event) -> bytes:
     return str(event.portal_id).encode()
 
 
-def identify(settings: Settings) -> Part:
+def identify(settings: Settings) -> "Part":
     """The part, ready to run."""
+    from pipeline.agents.harness import Fold, Route, part  # Faust, which a rebuild does not need
+
     registry = Registry(settings)
     portals = partial(Portals, load_policy(settings.policy_file).identity, registry.encode)
     return part(

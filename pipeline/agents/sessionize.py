@@ -11,14 +11,14 @@ The table has, per cookie, its events in numbered chunks (visitor.py), and an it
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
-from pipeline.agents.harness import Effects, Fold, Part, part
 from pipeline.agents.policy_mark import PolicyMark
+from pipeline.agents.stateful import Effects
 from pipeline.agents.visitor import Cookie, Rules, Visitor, Written
 from pipeline.agents.words import Words
 from pipeline.core.events import Event, PortalId, Utk
@@ -27,6 +27,9 @@ from pipeline.core.policy import SessionPolicy
 from pipeline.core.sessions import Retention, Session
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.agents.harness import Part
 
 SOURCES = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "event-copies")
 TABLE = "visitors"
@@ -107,8 +110,10 @@ def _by_cookie(arrivals: Iterable[tuple[bytes | None, Event]]) -> dict[Cookie, l
     return found
 
 
-def sessionize(settings: Settings) -> Part:
+def sessionize(settings: Settings) -> "Part":
     """The part, ready to run."""
+    from pipeline.agents.harness import Fold, part  # Faust, which a rebuild does not need
+
     registry = Registry(settings)
     retention = Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie)
     visitors = partial(Visitors, load_policy(settings.policy_file).sessions, retention, registry.encode_columns)

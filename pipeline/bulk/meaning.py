@@ -27,7 +27,7 @@ from pipeline.core.events import PortalId, Utk
 from pipeline.core.ids import session_id
 from pipeline.core.sessions import Retention
 
-EVIDENCE_ROWS = 50_000
+EVIDENCE_ROWS = 10_000
 """About so much evidence of portals is in memory at once, for each process; a portal with more is in memory as a whole."""
 _INSERT_ROWS = 50_000
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 from pipeline import logs
-from pipeline.agents.harness import Effects, Fold, Output, Route, Timings, part
+from pipeline.adapters.changelog import Output
+from pipeline.agents.harness import Fold, Route, Timings, part
+from pipeline.agents.stateful import Effects
 from pipeline.agents.worker import run_worker
 from pipeline.settings import Settings
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.adapters.avro import Registry
 from pipeline.agents.decoding import Arrival
-from pipeline.agents.harness import Effects
 from pipeline.agents.identify import Portals, route_key
 from pipeline.agents.sessionize import Visitors
+from pipeline.agents.stateful import Effects
 from pipeline.agents.visitor import Visitor
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, matters_to_identity

@@ -1,0 +1,25 @@
+"""What the state of a partition is to whoever feeds it: the live workers (folding.py), and a rebuild, which does without Faust."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.adapters.changelog import Output
+from pipeline.agents.decoding import Arrival
+
+
+class Effects(NamedTuple):
+    """What follows from a batch: derived records, the new values of changed keys (None: gone), and how many events came too late."""
+
+    outputs: list[Output]
+    changes: dict[bytes, bytes | None]
+    late: int = 0
+
+
+class StatefulPart(Protocol):
+    """The state of one partition, and what events do to it. An exception that is no UserError is a bug; both end the process."""
+
+    def restore(self, items: Mapping[bytes, bytes]) -> None:
+        """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
+
+    def apply(self, arrivals: Sequence[Arrival], /) -> Effects:
+        """Folds events in, in the order of their offsets, each with its record's key. A record that was applied never comes again."""
