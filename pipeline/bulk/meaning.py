@@ -6,7 +6,7 @@ workers write later about the same thing has a higher offset.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -29,6 +29,8 @@ from pipeline.core.sessions import Retention
 
 EVIDENCE_ROWS = 10_000
 """About so much evidence of portals is in memory at once, for each process; a portal with more is in memory as a whole."""
+_PORTAL_ROWS = 5_000
+"""About so much evidence becomes state and outputs together; a portal stays whole."""
 _INSERT_ROWS = 50_000
 
 
@@ -63,8 +65,8 @@ def identify_partition(plan: Plan, partition: int, until: int) -> None:
                 spilled.write(batch.frame().select("portal_id", pl.Series("value", [values[row] for row in batch.rows], pl.Binary)))
         for bucket in range(buckets):
             rows = spill.read([directory], bucket)
-            if rows is not None:
-                _write_portals(at, changelog, rows, Portals(plan.policy.identity, at.registry.encode))
+            for portals in _by_portal(rows) if rows is not None else ():
+                _write_portals(at, changelog, portals, Portals(plan.policy.identity, at.registry.encode))
     commit(changelog, [], PolicyMark(plan.policy.identity, "[identity]").changes(), {EVIDENCE: until - 1})
     changelog.close()
 
@@ -86,6 +88,18 @@ def _write_sessions(at: Neighbours, changelog: Changelog, sessions: pl.DataFrame
     outputs = [Output("sessions", key, value) for key, value in zip(keys, values, strict=True)]
     commit(changelog, outputs, dict(items), {})
     at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
+
+
+def _by_portal(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Whole portals, small ones together."""
+    together: list[pl.DataFrame] = []
+    for portal in rows.partition_by("portal_id"):
+        together.append(portal)
+        if sum(map(len, together)) >= _PORTAL_ROWS:
+            yield pl.concat(together)
+            together = []
+    if together:
+        yield pl.concat(together)
 
 
 def _write_portals(at: Neighbours, changelog: Changelog, rows: pl.DataFrame, portals: Portals) -> None:
