@@ -195,7 +195,9 @@ class Whole:
         return client[0] if client else ""
 
     def answer(self, status: bytes, rest: bytes) -> None:
-        """Sends an answer: `202 Accepted`, and the further headers (each with its line's end), an empty line and the body."""
+        """Sends `202 Accepted`, and the further headers (each with its line's end), an empty line and the body. A second answer is none."""
+        if self.response_complete:
+            return
         connection = self._connection
         self.response_complete = True
         transport = connection.transport
