@@ -90,9 +90,19 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     """A recorder whose neighbours are there: waits for Kafka and ClickHouse, checks the topics, and brings the tables up to date."""
     complaints = Complaints(log)
     until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
-    until_there(lambda: views.migrate(settings), clickhouse.AwayError, stop, complaints)
+    until_there(lambda: _migrate(settings), clickhouse.AwayError, stop, complaints)
     topics.check_topics(settings, PART)
     return Recorder(settings, Registry(settings), stop, [elder.database for elder in registry.elders(settings)])
+
+
+def _migrate(settings: Settings) -> None:
+    """AwayError also if the server goes away in the middle of it."""
+    try:
+        views.migrate(settings)
+    except Exception as error:
+        if clickhouse.is_away(error) and (away := clickhouse.user_error(settings, error)) is not None:
+            raise away from None
+        raise
 
 
 class Inserted(NamedTuple):

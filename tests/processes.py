@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.agents.counting", "tests.faults.planted"])
+CONTEXT.set_forkserver_preload(["tests.agents.counting", "tests.faults.planted", "pipeline.agents.harness", "pipeline.agents.worker"])
 
 
 class Forked:

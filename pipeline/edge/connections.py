@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from httptools import HttpParserError
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -51,7 +52,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._held is not None and not self.transport.is_closing():
-            self._leave(self._held)  # the rest of the body comes later, or never
+            try:
+                self._leave(self._held)  # the rest of the body comes later, or never
+            except HttpParserError:  # as uvicorn says it where it parses: without what was asked for
+                self.send_400_response("Invalid HTTP request received.")
         if not self._in_head:  # nearly always: heads come in one piece
             return
         if self._waiting is None:
@@ -94,6 +98,7 @@ class Connection(HttpToolsProtocol):
         return (
             self.parser.get_method() == b"POST"
             and not self._is_answering()
+            and not self.flow.write_paused  # whoever does not read its answers gets no more of them
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
             and not self.parser.should_upgrade()

@@ -69,7 +69,11 @@ class Spool:
         frames = b"".join(map(_frame, records))
         if self.size + len(frames) > self._limit:
             raise SpoolFullError
-        segment = self._segment()
+        try:
+            segment = self._segment()
+        except OSError as error:
+            log.error("the spool cannot be opened", error=error.strerror)  # noqa: TRY400 - the disk's failure, or too many files are open
+            raise SpoolFullError from None
         start = segment.tell()
         try:
             segment.write(frames)
@@ -165,8 +169,22 @@ def read(segment: Path) -> Iterator[Record]:
 
 
 def _is_torn(data: memoryview, at: int, length: int) -> bool:
-    """Whether an unreadable frame may be the last write of a process that died: it reaches the end, or is blank to the end."""
-    return at + _HEAD.size + length >= len(data) or not any(data[at:])
+    """Whether an unreadable frame may be the last write of a process that died: it reaches the end, or is blank to the end.
+
+    Not if whole frames follow somewhere: then it is its length that was damaged.
+    """
+    if not any(data[at:]):
+        return True
+    return at + _HEAD.size + length >= len(data) and not _has_frame(data, at + 1)
+
+
+def _has_frame(data: memoryview, at: int) -> bool:
+    """Whether there is a whole frame anywhere from here on; only asked when something is wrong, so it may take its time."""
+    for start in range(at, len(data) - _HEAD.size):
+        length, expected = _HEAD.unpack_from(data, start)
+        if 0 < length <= len(data) - start - _HEAD.size and zlib.crc32(data[start + _HEAD.size : start + _HEAD.size + length]) == expected:
+            return True
+    return False
 
 
 def _frame(record: Record) -> bytes:

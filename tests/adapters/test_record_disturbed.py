@@ -12,6 +12,7 @@ from pipeline.adapters.avro import Registry, UnreadableError
 from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.errors import UserError
 from pipeline.record import Recorder
+from pipeline.replay import views
 from pipeline.settings import Settings, Worker
 from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
 from tests.builders import email_click, page_view, utk
@@ -84,6 +85,21 @@ def test_what_is_read_while_kafka_takes_its_time_for_a_dead_letter_is_recorded_t
         until(lambda: meanwhile)
         caught_up(ready)
     assert ask(ready, "SELECT (SELECT count() FROM events), (SELECT count() FROM failed_events)") == [(1, 1)]
+
+
+def test_clickhouse_may_go_away_while_record_starts(ready: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks between two statements is waited for like one that cannot be made; it ended `record` with "Aborted!"."""
+    migrate, broken = views.migrate, iter([EOFError("Unexpected EOF while reading bytes"), ConnectionResetError(104, "reset by peer")])
+
+    def disturbed(settings: Settings) -> list[str]:
+        if (error := next(broken, None)) is not None:
+            raise error
+        return migrate(settings)
+
+    monkeypatch.setattr(views, "migrate", disturbed)
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready):
+        until(lambda: ask(ready, "SELECT count() FROM events") == [(1,)])
 
 
 def test_a_stop_while_clickhouse_is_away_is_quick_and_commits_nothing(ready: Settings, registry: Registry) -> None:
