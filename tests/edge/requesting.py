@@ -1,6 +1,10 @@
 """What the tests ask of the collector: hits, links and tokens as a browser or somebody else sends them."""
 
+import json
+import socket
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -10,11 +14,12 @@ import requests
 from pipeline.core.events import Millis, PortalId
 from pipeline.edge.core import links
 from tests.builders import utk
-from tests.edge.running import KEY, ORIGIN, SITE, Running
+from tests.edge.running import KEY, ORIGIN, PERSON, SITE, Running
 
 PAGE = f"{ORIGIN}/a"
 NONCE = bytes(12)
 CANARIES = ("canary@x.io", "canary%40x.io", "Canary/9", "127.0.0.1", utk("canary"))
+Parsed = tuple[int, dict[str, str], Any]
 NO: dict[str, Any] = {"consent": {"analytics": False}}
 
 
@@ -61,3 +66,56 @@ def carried(edge: Running, **more: Any) -> str:
 def adopted(edge: Running, token: Any, **options: Any) -> Any:
     """The visitor that a page gets for a token."""
     return edge.post({"type": "adopt", "token": token}, **options).json()["utk"]
+
+
+def hits(count: int = 1, **more: Any) -> dict[str, Any]:
+    """A body as the script sends it."""
+    return together([view(utk=utk("a"), **more) for _ in range(count)])
+
+
+def together(views: list[dict[str, Any]]) -> dict[str, Any]:
+    """Hits as the script sends them."""
+    return {"sent_at": views[0]["sent_at"], "hits": [{name: value for name, value in each.items() if name != "sent_at"} for each in views]}
+
+
+def request(body: Any, portal: int = SITE, headers: Mapping[str, str] = PERSON, host: str = "t.site.localhost") -> bytes:
+    """As it goes over the wire."""
+    content = json.dumps(body).encode()
+    stated = {**headers, "Host": host, "Content-Length": str(len(content))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in stated.items())
+    return f"POST /e/{portal} HTTP/1.1\r\n{head}\r\n".encode() + content
+
+
+@contextmanager
+def connected(edge: Running) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=30) as connection:
+        yield connection
+
+
+def answer(connection: socket.socket) -> Parsed:
+    """Status, headers (without those of the moment) and body of the next answer."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _more(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += _more(connection)
+    headers.pop("date")
+    return int(status.split()[1]), headers, json.loads(body)
+
+
+def answered(edge: Running, pieces: Sequence[bytes]) -> Parsed:
+    with connected(edge) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.1 if len(pieces) > 1 else 0)
+        return answer(connection)
+
+
+def _more(connection: socket.socket) -> bytes:
+    received = connection.recv(65_536)
+    if not received:
+        raise ConnectionError("closed without an answer")
+    return received

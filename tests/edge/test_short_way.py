@@ -3,10 +3,8 @@
 import asyncio
 import json
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +24,8 @@ from pipeline.edge.short_way import ShortWay
 from pipeline.edge.spool import Spool
 from pipeline.settings import Settings
 from tests.builders import utk
-from tests.edge.requesting import view
+from tests.edge.requesting import answer, answered, connected, hits, request
 from tests.edge.running import ORIGIN, OTHER, PERSON, PORTALS, SECRETS, SITE, Running, events
-
-Parsed = tuple[int, dict[str, str], Any]
-
-
-def hits(count: int = 1, **more: Any) -> dict[str, Any]:
-    """A body as the script sends it."""
-    views = [view(utk=utk("a"), **more) for _ in range(count)]
-    return {"sent_at": views[0]["sent_at"], "hits": [{name: value for name, value in each.items() if name != "sent_at"} for each in views]}
-
-
-def request(body: Any, portal: int = SITE, headers: Mapping[str, str] = PERSON, host: str = "t.site.localhost") -> bytes:
-    """As it goes over the wire."""
-    content = json.dumps(body).encode()
-    stated = {**headers, "Host": host, "Content-Length": str(len(content))}
-    head = "".join(f"{name}: {value}\r\n" for name, value in stated.items())
-    return f"POST /e/{portal} HTTP/1.1\r\n{head}\r\n".encode() + content
-
-
-@contextmanager
-def connected(edge: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", edge.port), timeout=30) as connection:
-        yield connection
-
-
-def answer(connection: socket.socket) -> Parsed:
-    """Status, headers (without those of the moment) and body of the next answer."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += connection.recv(65_536)
-    head, _, body = received.partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    while len(body) < int(headers["content-length"]):
-        body += connection.recv(65_536)
-    headers.pop("date")
-    return int(status.split()[1]), headers, json.loads(body)
-
-
-def answered(edge: Running, pieces: Sequence[bytes]) -> Parsed:
-    with connected(edge) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(0.1 if len(pieces) > 1 else 0)
-        return answer(connection)
 
 
 def test_it_answers_as_the_long_way_does(edge: Running, settings: Settings) -> None:
