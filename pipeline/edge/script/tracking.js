@@ -19,6 +19,7 @@ const own = doc.currentScript && doc.currentScript.src;
 const hosts = config.hosts.length ? config.hosts : own ? [new URL(own).origin] : [];
 
 let queue = [];
+const gone = new Set(); // ids of hits that this page has sent
 let flying = false;
 let visitor = null; // cookies' values while analytics are allowed
 let identity = null; // an identify call that waits for the next hit
@@ -74,11 +75,20 @@ function uuid() {
 
 // Consent
 
+// Others can write our cookies, too; what is no text says nothing.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch (error) {
+    return "";
+  }
+}
+
 function answered() {
   const cookies = readCookies();
   if (cookies.__hs_opt_out !== "yes" && cookies.__hs_opt_out !== "no") return null;
   const chosen = {};
-  decodeURIComponent(cookies.__hs_cookie_cat_pref || "").split(/[_,]/).forEach((pair) => {
+  decoded(cookies.__hs_cookie_cat_pref || "").split(/[_,]/).forEach((pair) => {
     const [number, value] = pair.split(":");
     chosen[number] = value === "true";
   });
@@ -225,10 +235,23 @@ function pageView() {
 
 // The queue: hits leave it when a collector has said 202 (or that it will never take them).
 
+// What is stored is every tab's: each adds its own hits, and takes out those that it has sent.
+
+function stored() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(STORE));
+    return Array.isArray(kept) ? kept.filter((hit) => hit && hit.event_id) : [];
+  } catch (error) {
+    return []; // damaged or forbidden
+  }
+}
+
 function store() {
   if (!allowed().analytics) return;
+  const mine = new Set(queue.map((hit) => hit.event_id));
+  const others = stored().filter((hit) => !mine.has(hit.event_id) && !gone.has(hit.event_id));
   try {
-    localStorage.setItem(STORE, JSON.stringify(queue));
+    localStorage.setItem(STORE, JSON.stringify(others.concat(queue).slice(-MOST_QUEUED)));
   } catch (error) {
     // full or forbidden: what is in memory is sent all the same
   }
@@ -236,12 +259,7 @@ function store() {
 
 function recover() {
   if (!allowed().analytics) return;
-  try {
-    const kept = JSON.parse(localStorage.getItem(STORE)) || [];
-    queue = kept.filter((hit) => hit.occurred_at > Date.now() - DAY_MS).concat(queue);
-  } catch (error) {
-    // none, or damaged
-  }
+  queue = stored().filter((hit) => hit.occurred_at > Date.now() - DAY_MS).concat(queue);
 }
 
 function packed() {
@@ -265,6 +283,7 @@ function flush(host) {
     flying = false;
     if (!leaves) return;
     const sent = new Set(hits.map((hit) => hit.event_id));
+    sent.forEach((id) => gone.add(id));
     queue = queue.filter((hit) => !sent.has(hit.event_id));
     store();
     flush(0);
@@ -273,7 +292,7 @@ function flush(host) {
   fetch(hosts[host] + "/e/" + config.portal, {
     method: "POST",
     body,
-    keepalive: body.length <= MOST_BYTES,
+    keepalive: new Blob([body]).size <= MOST_BYTES,
     credentials: "include",
     headers: { "Content-Type": "text/plain" },
   }).then(

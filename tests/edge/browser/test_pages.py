@@ -56,6 +56,20 @@ def test_offline_then_the_next_page(world: World, browser: Browser) -> None:
     assert sorted(view.url.rpartition("/")[2] for view in world.has_views(3)) == ["offline", "plain", "second"]
 
 
+def test_tabs_share_what_waits(world: World, browser: Browser) -> None:
+    """What another tab has stored stays there when this one stores and sends its own."""
+    waiting = f"return JSON.parse(localStorage.getItem('__hsqueue{OFF}')).map((hit) => hit.event_id)"
+    browser.get(world.url(OFF))
+    world.has_views(1)
+    offline(browser, True)
+    browser.execute_script(f"localStorage.setItem('__hsqueue{OFF}', JSON.stringify([{{event_id: 'theirs', occurred_at: Date.now()}}]))")
+    browser.execute_script("_hsq.push(['setPath', arguments[0]], ['trackPageView'])", f"/{OFF}/{world.visit}/offline")
+    until(lambda: len(browser.execute_script(waiting)) == 2, "both wait")
+    offline(browser, False)
+    world.has_views(2)
+    until(lambda: browser.execute_script(waiting) == ["theirs"], "only ours is taken out")
+
+
 def test_back_and_forward(world: World, browser: Browser) -> None:
     """A page that is shown again from the back-forward cache counts again."""
     browser.get(world.url(OFF))

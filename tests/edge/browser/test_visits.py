@@ -73,3 +73,12 @@ def test_cookies_of_another_domain(world: World, browser: Browser) -> None:
     second = world.has_views(2)[1]
     assert (second.utk, second.hstc, second.hssc) == (first.utk, f"20629287.{first.utk}.1.2.3.4", "114212440.6.6")
     assert browser.cookies()["__hssc"] == "114212440.6.6"
+
+
+def test_damaged_answers(world: World, browser: Browser) -> None:
+    """A cookie of consent that is no text stops nothing."""
+    browser.get(world.url(OFF))
+    world.has_views(1)
+    browser.execute_script("for (const text of ['__hs_opt_out=no', '__hs_cookie_cat_pref=100%']) document.cookie = text + '; path=/'")
+    browser.get(world.url(OFF, "second"))
+    assert world.has_views(2)[1].url.endswith("/second")
