@@ -177,15 +177,21 @@ class Delivery:
     async def _drain(self) -> None:
         """Brings the spool to Kafka, segment by segment; a segment is removed when Kafka has all of it."""
         while True:
-            segment = await self._on_disk(self.spool.oldest)
-            if segment is None:
-                self.away = False
+            try:
+                goes_on = await self._drain_one()
+            except OSError as error:  # too many open files, a disk that fails: it may pass, and what is spooled stays
+                self._complaints.say("the spool cannot be read", error=error.strerror)
+                goes_on = False
+            if not goes_on:
                 await asyncio.sleep(_TRY_EVERY_S)
-                continue
-            if await self._bring(segment):
-                self.away = False
-            else:
-                await asyncio.sleep(_TRY_EVERY_S)
+
+    async def _drain_one(self) -> bool:
+        """The oldest segment; whether there may be more to do at once."""
+        segment = await self._on_disk(self.spool.oldest)
+        if segment is not None and not await self._bring(segment):
+            return False
+        self.away = False
+        return segment is not None
 
     async def _bring(self, segment: Any) -> bool:
         records = read(segment)

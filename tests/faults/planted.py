@@ -61,7 +61,7 @@ def a_batch_that_takes_in_the_next() -> None:
 
     def muddled(self: Recorder) -> None:
         write(self)
-        self._pause(0.2)
+        self._read(1_000, 0.5)
         self._written |= self._pending.ends()
         self._pending.clear()
 
