@@ -34,6 +34,7 @@ def configure(log: Log) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(log)))
     handler.addFilter(_Seldom())
     logging.basicConfig(handlers=[handler], level=log.level.upper(), force=True)
+    logging.raiseExceptions = False  # a line that cannot be written would be followed by a traceback, with what it is about
     for library in _CHATTY:
         logging.getLogger(library).setLevel(logging.DEBUG if log.level == "debug" else logging.WARNING)
     structlog.configure(

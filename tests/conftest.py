@@ -1,5 +1,6 @@
 """What tests of every kind share: real servers, started once per run, and settings under which each test is alone on them."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import hypothesis
 import pytest
+import structlog
 from clickhouse_driver import Client
 from confluent_kafka.admin import AdminClient
 
@@ -27,6 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker("servers")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A test that calls `logs.configure` would leave a handler that writes to what pytest captured for it, closed by then."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    if structlog.is_configured():
+        root.handlers[:], root.level, logging.raiseExceptions = before
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

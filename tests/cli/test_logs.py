@@ -1,5 +1,7 @@
 """What log lines look like."""
 
+import contextlib
+import io
 import json
 import logging
 import time
@@ -52,6 +54,19 @@ def test_a_traceback_shows_no_values(capfd: pytest.CaptureFixture[str]) -> None:
         except ZeroDivisionError:
             logs.logger("record").exception("failed")
         assert "somebody" not in capfd.readouterr().err
+
+
+def test_a_line_that_cannot_be_written_tells_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """The standard library would print the traceback of what is being handled, with what its exception says."""
+    closed = io.StringIO()
+    with contextlib.redirect_stderr(closed):
+        logs.configure(Log())
+    closed.close()
+    try:
+        int("somebody@x.io")
+    except ValueError:
+        logs.logger("record").error("failed")
+    assert capfd.readouterr().err == ""
 
 
 def test_level(capfd: pytest.CaptureFixture[str]) -> None:
