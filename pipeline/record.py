@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from clickhouse_driver import Client
@@ -30,6 +31,7 @@ from pipeline.adapters import (
     event_rows,
     failed_rows,
     kafka,
+    recorded_topics,
     retracting,
     topics,
 )
@@ -92,13 +94,25 @@ def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
     until_there(lambda: _migrate(settings), clickhouse.AwayError, stop, complaints)
     topics.check_topics(settings, PART)
+    until_there(lambda: _check_recorded(settings), clickhouse.AwayError, stop, complaints)
     return Recorder(settings, Registry(settings), stop, [elder.database for elder in registry.elders(settings)])
 
 
 def _migrate(settings: Settings) -> None:
-    """AwayError also if the server goes away in the middle of it."""
-    try:
+    with _away(settings):
         views.migrate(settings)
+
+
+def _check_recorded(settings: Settings) -> None:
+    with _away(settings):
+        recorded_topics.check(clickhouse.connect(settings), settings)
+
+
+@contextmanager
+def _away(settings: Settings) -> Iterator[None]:
+    """AwayError also if the server goes away in the middle of something."""
+    try:
+        yield
     except Exception as error:
         if clickhouse.is_away(error) and (away := clickhouse.user_error(settings, error)) is not None:
             raise away from None
@@ -333,12 +347,7 @@ class Recorder:
 
 def _made_anew(topic: str) -> str | None:
     """Why a topic that was made anew cannot be recorded; None if it can: rows of events do not depend on where they stood."""
-    if topic not in derived_rows.TABLES:
-        return None
-    return (
-        "The rows of the old one would win over those of the new one, whose offsets are smaller: "
-        "begin anew under another kafka.topic_prefix and clickhouse.database."
-    )
+    return recorded_topics.WHY if topic in derived_rows.TABLES else None
 
 
 def astray(batch: EventColumns, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Iterator[event_copies.Published]:

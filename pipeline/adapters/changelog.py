@@ -2,7 +2,7 @@
 
 A table of a part is a compacted topic, `<app>-<table>-changelog`, partitioned as its sources are. Whoever owns a partition
 keeps its part of the table in memory and writes each change here, together with what follows from it (the outputs) and with the
-record `applied`, which says up to which offset of each source topic the state has come:
+record `applied`, which says up to which offset of each source topic (by its id, see topic_ids.py) the state has come:
 
     transaction  =  outputs  +  changed keys  +  applied
 
@@ -17,6 +17,7 @@ Flush before commit: `commit` returns only when the transaction is; the offsets 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -37,6 +38,8 @@ _PATIENCE_S = 5.0
 _NEW_TOPIC_S = 10.0
 """How long a topic may be unknown before it counts as missing."""
 _RESTORE_RECORDS = 10_000
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 log = logger("changelog")
 
@@ -81,10 +84,11 @@ class Output(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A partition of a table: the last offset applied of each source topic (logical name), and the live items."""
+    """A partition of a table: the last offset applied of each source topic (logical name), the live items, and the ids of the topics."""
 
     applied: dict[str, int]
     items: dict[bytes, bytes]
+    topic_ids: Mapping[str, str] = _NOTHING
 
 
 class FencedError(Exception):
@@ -146,8 +150,15 @@ class Changelog:
         except KafkaException as exception:
             raise self._verdict(exception.args[0], exception.args[0]) from exception
 
-    def commit(self, outputs: Iterable[Output], changes: Mapping[bytes, bytes | None], applied: Mapping[str, int]) -> None:
-        """One transaction. Outputs go to the partition that is ours. Waits while Kafka is away.
+    def commit(
+        self,
+        outputs: Iterable[Output],
+        changes: Mapping[bytes, bytes | None],
+        applied: Mapping[str, int],
+        topic_ids: Mapping[str, str] = _NOTHING,
+    ) -> None:
+        """One transaction. Outputs go to the partition that is ours; `topic_ids` say in which topics the offsets `applied` are. Waits while
+        Kafka is away.
 
         Raises FencedError, RetryError (see there), RefusedError, or UserError if we may not; then nothing of it is visible to anybody.
         """
@@ -157,7 +168,7 @@ class Changelog:
             self._producer.begin_transaction()
             for topic, records in _by_topic(outputs).items():
                 self._produce(kafka.topic_name(self._settings, topic), records)
-            self._produce(self._topic, [*changes.items(), (APPLIED, msgspec.msgpack.encode(dict(applied)))])
+            self._produce(self._topic, [*changes.items(), (APPLIED, _encode_applied(applied, topic_ids))])
             self._patiently(self._commit_transaction, "committing a batch")
         except KafkaException as exception:
             raise self._abort(exception.args[0]) from exception
@@ -221,7 +232,8 @@ class Changelog:
             consumer.close()
         applied = items.pop(APPLIED, None)
         with self.understood():
-            return Restored(msgspec.msgpack.decode(applied, type=dict[str, int]) if applied else {}, items)
+            offsets, topic_ids = _decode_applied(applied) if applied else ({}, {})
+            return Restored(offsets, items, topic_ids)
 
     @contextmanager
     def understood(self) -> Iterator[None]:
@@ -298,6 +310,17 @@ def patiently(log: Any, call: Callable[[], None], what: str) -> None:
                 raise
             log.warning("waiting for Kafka", doing=what, error=error.str())
             time.sleep(0.1)
+
+
+def _encode_applied(offsets: Mapping[str, int], topic_ids: Mapping[str, str]) -> bytes:
+    return msgspec.msgpack.encode({topic: (offset, topic_ids.get(topic)) for topic, offset in offsets.items()})
+
+
+def _decode_applied(value: bytes) -> tuple[dict[str, int], dict[str, str]]:
+    """Offsets and ids of the topics; also as it was written before the ids were: the offset alone."""
+    found = msgspec.msgpack.decode(value, type=dict[str, int | tuple[int, str | None]])
+    places = {topic: (place, None) if isinstance(place, int) else place for topic, place in found.items()}
+    return {topic: offset for topic, (offset, _) in places.items()}, {topic: id_ for topic, (_, id_) in places.items() if id_}
 
 
 def _by_topic(outputs: Iterable[Output]) -> dict[str, list[tuple[bytes, bytes | None]]]:

@@ -8,6 +8,7 @@ applied. So whatever ends in the middle, what is redelivered is either masked by
 | first batch of a partition | open it: fence whoever had it, read its state back |
 | the state is behind what was committed (rereading.py) | read the sources again from there |
 | the state is not what we have written | DamagedError: the process ends and says what to do |
+| a source is not the topic that the state was computed from | MadeAnewError: the process ends and says what to do |
 | the batch was applied before | skip it, ack it |
 | Kafka is away | wait inside the commit; nothing is acked |
 | the transaction was aborted | open again, do the batch again |
@@ -21,9 +22,9 @@ import threading
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -57,8 +58,10 @@ class _Held:
 
     changelog: Changelog
     part: StatefulPart
-    applied: dict[str, int]
     generation: int
+    applied: dict[str, int] = field(default_factory=dict)
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """Of the sources: where the offsets `applied` are."""
 
 
 class _Records(NamedTuple):
@@ -113,9 +116,10 @@ class Folding:
     def _open(self, batch: Batch) -> _Held:
         started = time.monotonic()
         changelog = Changelog(self._settings, self._app, self._fold.table, batch.partition)
-        held = _Held(changelog, self._fold.part(), {}, batch.generation)
+        held = _Held(changelog, self._fold.part(), batch.generation)
         self._held[batch.partition] = held
-        held.applied, items = changelog.open()
+        held.applied, items, before = changelog.open()
+        held.topic_ids = self._sources.same(before)
         with changelog.understood():
             held.part.restore(items)
         for missed in self._sources.missed(batch.partition, held.applied, batch.generation):
@@ -131,14 +135,16 @@ class Folding:
             unapplied[batch.topic].keys.extend(batch.keys[known:])
             unapplied[batch.topic].values.extend(batch.values[known:])
             applied[batch.topic] = max(batch.offsets[-1], applied.get(batch.topic, -1))
+        total, fresh = sum(map(len, batches)), sum(len(records.keys) for records in unapplied.values())
+        if fresh < total:
+            held.topic_ids = self._sources.same(held.topic_ids)  # before they are passed over: a topic made anew begins at 0, too
         new = [arrival for topic, records in unapplied.items() for arrival in arrivals(self._decode, topic, *records)]
         late = 0
         if applied != held.applied:
             effects = self._effects(held, new)
-            held.changelog.commit(effects.outputs, effects.changes, applied)
+            held.changelog.commit(effects.outputs, effects.changes, applied, held.topic_ids)
             held.applied = applied
             late = effects.late
-        total, fresh = sum(map(len, batches)), sum(len(records.keys) for records in unapplied.values())
         self._health.add(events=len(new), refused=fresh - len(new), late=late, replayed=total - fresh)
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])

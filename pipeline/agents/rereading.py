@@ -9,6 +9,7 @@ deleted, made anew, or cut by a broker that recovered its disk. Found when a par
 | n | m > n + 1 | n + 1 ... m - 1 | these are read again before anything else, in the order of their Kafka timestamps over all topics |
 | n | m > n + 1 | less: its beginning was deleted | DeletedError (or skipped, see adapters/deleted.py) |
 | n | whatever | no n any more: its end is before it | MadeAnewError: new records would be taken for old ones |
+| n, of another topic of that name | whatever | whatever | MadeAnewError, likewise (`same`) |
 """
 
 import heapq
@@ -17,7 +18,7 @@ from itertools import islice
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from pipeline.adapters import deleted, kafka
+from pipeline.adapters import deleted, kafka, topic_ids
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import patiently
 from pipeline.logs import logger
@@ -36,6 +37,14 @@ class Sources:
         self._app = app
         self._logical = {kafka.topic_name(settings, topic): topic for topic in topics}
         self._changelog = changelog
+
+    def same(self, before: Mapping[str, str]) -> dict[str, str]:
+        """The ids of the topics. MadeAnewError if one is not the topic that it was `before`. Waits while Kafka is away."""
+        now = topic_ids.topic_ids(self._settings, [*self._logical.values()])
+        if anew := topic_ids.made_anew(before, now):
+            names = ", ".join(kafka.topic_name(self._settings, topic) for topic in anew)
+            raise self._made_anew(f"{names}: deleted and made again since the state in {self._changelog} was computed from what was there")
+        return {**before, **now}
 
     def missed(self, partition: int, applied: Mapping[str, int], generation: int) -> Iterator[list[Batch]]:
         """What the group has committed of a partition and a state that has come to `applied` does not have. Waits while Kafka is away."""
@@ -61,7 +70,7 @@ class Sources:
             due = applied.get(self._logical[place.topic], -1) + 1
             begin, end = self._ends(asking, place)
             if end < due:
-                raise self._made_anew(place, due, end)
+                raise self._made_anew(self._shorter(place, due, end))
             if place.offset > due:
                 if begin > due:
                     deleted.gone(self._settings, self._app, (place.topic, partition), range(due, min(begin, place.offset)))
@@ -73,10 +82,15 @@ class Sources:
         patiently(log, lambda: found.append(asking.get_watermark_offsets(place, timeout=_TIMEOUT_S)), "looking for the ends of a topic")
         return found[0]
 
-    def _made_anew(self, place: TopicPartition, due: int, end: int) -> deleted.MadeAnewError:
-        return deleted.MadeAnewError(
+    def _shorter(self, place: TopicPartition, due: int, end: int) -> str:
+        return (
             f"{place.topic}[{place.partition}] ends at offset {end:,}, and the state in {self._changelog} has come to {due:,}: the topic "
-            f"was made anew, or has lost its end. To compute the state again from what the topics have now: stop {self._app}, delete the "
+            "was made anew, or has lost its end"
+        )
+
+    def _made_anew(self, what: str) -> deleted.MadeAnewError:
+        return deleted.MadeAnewError(
+            f"{what}. To compute the state again from what the topics have now: stop {self._app}, delete the "
             f"topic {self._changelog}, make it again (`python -m pipeline topics create`), start."
         )
 
@@ -114,7 +128,7 @@ class Sources:
         """The first offset that there is: what was due was deleted since we looked. As `missed` if it may not be missed."""
         begin, end = self._ends(consumer, due)
         if end < due.offset:
-            raise self._made_anew(due, due.offset, end)
+            raise self._made_anew(self._shorter(due, due.offset, end))
         if begin > due.offset:
             deleted.gone(self._settings, self._app, (due.topic, due.partition), range(due.offset, min(begin, stop)))
         consumer.assign([TopicPartition(due.topic, due.partition, begin)])

@@ -12,6 +12,7 @@ import polars as pl
 
 from pipeline.adapters import derived_rows
 from pipeline.adapters.changelog import Changelog, Output
+from pipeline.adapters.topic_ids import topic_ids
 from pipeline.agents import identify, sessionize
 from pipeline.agents.identify import EVIDENCE, Portals
 from pipeline.agents.policy_mark import PolicyMark
@@ -47,7 +48,7 @@ def sessionize_partition(plan: Plan, partition: int, applied: dict[str, int], me
                 cookies = known(rows, rules, at.registry)
                 _write_sessions(at, changelog, cookies.sessions, cookies.items)
             report(_share(messages, bucket, buckets), _share(size, bucket, buckets))
-    commit(changelog, [], PolicyMark(plan.policy.sessions, "[sessions]").changes(), applied)
+    commit(changelog, [], PolicyMark(plan.policy.sessions, "[sessions]").changes(), applied, topic_ids(settings, applied))
     changelog.close()
 
 
@@ -67,7 +68,7 @@ def identify_partition(plan: Plan, partition: int, until: int) -> None:
             rows = spill.read([directory], bucket)
             for portals in _by_portal(rows) if rows is not None else ():
                 _write_portals(at, changelog, portals, Portals(plan.policy.identity, at.registry.encode))
-    commit(changelog, [], PolicyMark(plan.policy.identity, "[identity]").changes(), {EVIDENCE: until - 1})
+    commit(changelog, [], PolicyMark(plan.policy.identity, "[identity]").changes(), {EVIDENCE: until - 1}, topic_ids(settings, [EVIDENCE]))
     changelog.close()
 
 
@@ -86,7 +87,7 @@ def _write_sessions(at: Neighbours, changelog: Changelog, sessions: pl.DataFrame
     values = at.registry.encode_columns("session", list(columns.values()))
     keys = (f"{portal}|{utk}|{id_}".encode() for portal, utk, id_ in sessions.select("portal_id", "utk", "session_id").iter_rows())
     outputs = [Output("sessions", key, value) for key, value in zip(keys, values, strict=True)]
-    commit(changelog, outputs, dict(items), {})
+    commit(changelog, outputs, items)
     at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
 
 
@@ -105,7 +106,7 @@ def _by_portal(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def _write_portals(at: Neighbours, changelog: Changelog, rows: pl.DataFrame, portals: Portals) -> None:
     evidence: list[bytes] = rows["value"].unique().to_list()
     effects = portals.apply([(None, event) for batch in at.registry.decode_events(evidence).batches for event in batch.events()])
-    commit(changelog, effects.outputs, effects.changes, {})
+    commit(changelog, effects.outputs, effects.changes)
     for topic, outputs in _by_topic(effects.outputs).items():
         for first in range(0, len(outputs), _INSERT_ROWS):
             _insert(at, topic, outputs[first : first + _INSERT_ROWS])

@@ -1,8 +1,9 @@
 """What units of work need of the outside: a partition in large batches; a ClickHouse and a producer that wait for their servers."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, Message, TopicPartition
@@ -29,6 +30,7 @@ _CONSUMER: dict[str, Any] = {
     "fetch.min.bytes": 1 << 20,
     "fetch.wait.max.ms": 100,
 }
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FATAL = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 log = logger("rebuild")
@@ -98,11 +100,17 @@ def _is_end(settings: Settings, error: KafkaError, complaints: Complaints) -> bo
     return False
 
 
-def commit(changelog: Changelog, outputs: list[Output], changes: dict[bytes, bytes | None], applied: dict[str, int]) -> None:
+def commit(
+    changelog: Changelog,
+    outputs: list[Output],
+    changes: Mapping[bytes, bytes | None],
+    applied: Mapping[str, int] = _NOTHING,
+    topic_ids: Mapping[str, str] = _NOTHING,
+) -> None:
     """One transaction, again if it was aborted. UserError if somebody else opened the partition."""
     while True:
         try:
-            return changelog.commit(outputs, changes, applied)
+            return changelog.commit(outputs, changes, applied, topic_ids)
         except RetryError as error:
             log.warning("doing a transaction again", error=str(error))
             time.sleep(_RETRY_S)

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline import record
-from pipeline.adapters import kafka
+from pipeline.adapters import kafka, topics
 from pipeline.adapters.avro import Registry, UnreadableError
 from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.errors import UserError
@@ -16,6 +16,7 @@ from pipeline.replay import views
 from pipeline.settings import Settings, Worker
 from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
 from tests.builders import email_click, page_view, utk
+from tests.deleting import delete_topic
 
 
 def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:
@@ -197,6 +198,36 @@ def test_a_derived_topic_that_was_made_anew_is_refused(ready: Settings) -> None:
     commit(ready, "sessions", 1_000)
     with pytest.raises(MadeAnewError, match=r"sessions\[.\] ends at offset 0, and record has come to 1,000"), recording(ready) as recorder:
         until_ended(recorder)
+
+
+def test_a_derived_topic_that_was_made_anew_and_is_as_long_as_before_is_refused(ready: Settings, registry: Registry) -> None:
+    """Kafka forgot with the old one what was committed of it: only its id tells."""
+    with recording(ready):
+        publish(ready, raw(registry, page_view(1)))
+        caught_up(ready)
+    with recording(ready):  # the same topics: nothing to say
+        caught_up(ready)
+    delete_topic(ready, "sessions")
+    topics.create_topics(ready)
+    with (
+        pytest.raises(MadeAnewError, match=r"sessions: deleted and made again since it was recorded.*kafka.topic_prefix"),
+        recording(ready),
+    ):
+        pass
+
+
+def test_a_raw_topic_that_is_made_anew_is_recorded_whole(ready: Settings, registry: Registry) -> None:
+    """While `record` runs it ends, and says why; then it begins with the new one."""
+    with pytest.raises(UserError, match=r"page-views.*topics create"), recording(ready) as recorder:  # noqa: PT012
+        publish(ready, raw(registry, page_view(1)))
+        caught_up(ready)
+        delete_topic(ready, "page-views")
+        until_ended(recorder)
+    topics.create_topics(ready)
+    publish(ready, raw(registry, *(page_view(second) for second in range(2, 5))))
+    with recording(ready):
+        caught_up(ready)
+    assert ask(ready, "SELECT count() FROM events") == [(4,)]
 
 
 def test_a_recorder_whose_name_another_has_taken_ends(ready: Settings) -> None:

@@ -16,6 +16,7 @@ from pipeline.adapters import kafka
 from pipeline.agents.health import directory
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, work
+from tests.deleting import delete_topic
 from tests.processes import Forked
 
 PARTITIONS = 4
@@ -77,6 +78,13 @@ class Toy:
         admin = kafka.admin(self.settings)
         place = TopicPartition(kafka.topic_name(self.settings, topic), partition, offset)
         admin.delete_records([place])[place].result(timeout=30)
+
+    def make_anew(self, topic: str) -> None:
+        """Deletes it, and makes one of its name."""
+        delete_topic(self.settings, topic)
+        name = kafka.topic_name(self.settings, topic)
+        admin = kafka.admin(self.settings)
+        admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(timeout=30)
 
     def start(self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False) -> "Worker":
         """A worker process. A slow one takes its time for each event, so that there is a middle in which things can happen."""

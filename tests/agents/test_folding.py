@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import TopicPartition
 from structlog.testing import capture_logs
@@ -173,6 +174,28 @@ def test_state_that_is_ahead_of_its_topic_is_refused(toy: Toy, folding: Folding)
     ahead.commit([], {b"a": b"1000"}, {"apples": 999})
     with pytest.raises(MadeAnewError, match=r"ends at offset 10, and the state in .*count-keys-changelog has come to 1,000.*topics create"):
         folding.settle([batch(b"a")])
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["under our eyes", "while nobody looked"])
+def test_state_of_another_topic_is_refused(toy: Toy, folding: Folding, running: bool) -> None:
+    """The topic was made anew and is as long as it was: only its id tells. Without the changelog all that it has is applied."""
+    folding.settle([batch(b"a", b"b")])
+    toy.make_anew("apples")
+    toy.publish_to("apples", 0, [b"c"] * 10)
+    with pytest.raises(MadeAnewError, match=r"apples: deleted and made again since the state in .*count-keys-changelog.*topics create"):
+        (folding if running else new_folding(toy.settings)).settle([batch(b"c", first=0 if running else 2)])
+    toy.make_anew(CHANGELOG)
+    assert new_folding(toy.settings).settle([batch(b"c", b"c")])
+    assert toy.totals() == {b"a": 1, b"b": 1, b"c": 2}
+
+
+def test_state_from_before_the_ids_is_read(toy: Toy, folding: Folding) -> None:
+    toy.publish_to(CHANGELOG, 0, [b"5"], b"a")
+    toy.publish_to(CHANGELOG, 0, [msgspec.msgpack.encode({"apples": 1})], APPLIED)
+    assert changelog(toy).open() == ({"apples": 1}, {b"a": b"5"}, {})
+    assert folding.settle([batch(b"a", b"b", b"a")])
+    assert toy.totals() == {b"a": 6}
+    assert changelog(toy).open().topic_ids.keys() == set(SOURCES) - {"pears"}
 
 
 @pytest.mark.parametrize("damage", [{b"a": b"no number"}, {APPLIED: b"\xc1"}], ids=["an item", "the offsets"])

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.agents.counting import SOURCES
+from tests.agents.counting import CHANGELOG, SOURCES, TOTALS
 from tests.agents.running import PARTITIONS, Toy, until
 
 
@@ -157,3 +157,18 @@ def test_records_that_were_deleted_unread_stop_the_part(toy: Toy, part: str) -> 
     toy.start(part)
     until(lambda: toy.committed(part)["apples", 0] == 7)
     assert (toy.totals() if part == "count" else Counter(key for key, _ in toy.records("sorted"))) == {b"a": 3, b"b": 2}
+
+
+def test_a_topic_that_is_made_anew_under_a_worker_ends_it(toy: Toy) -> None:
+    """What comes at the offsets that it has applied would be passed over; without the old state all of it counts."""
+    toy.publish(200, topics=["apples"])
+    worker = toy.start()
+    until(toy.is_counted)
+    toy.make_anew("apples")
+    toy.published.clear()
+    toy.publish(300, seed=2, topics=["apples"])
+    assert worker.wait(60) == 1
+    toy.make_anew(CHANGELOG)
+    toy.make_anew(TOTALS)
+    toy.start()
+    until(toy.is_counted)
