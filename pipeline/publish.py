@@ -34,9 +34,6 @@ LINGER_MS = 200
 """How long a record may wait for others of its partition: large record batches are cheap for the broker and for every reader."""
 PATIENCE_S = 3.0
 """How long nothing may move before we say that we wait."""
-LONGEST_LETTER = 16_000_000
-"""Bytes. A longer line is kept by its first `CUT_LETTER` bytes, with its size in a header: Kafka does not take it whole."""
-CUT_LETTER = 1_000_000
 _LINES_PER_STEP = 2_000
 
 log = logger("publish")
@@ -87,15 +84,15 @@ def _opened(path: Path) -> BinaryIO:
 def _cut(file: BinaryIO, sizes: dict[int, int]) -> Iterator[bytes]:
     """The lines of the file; of one that is too long for a dead letter its first bytes, and its size by its number."""
     number = 0
-    while line := file.readline(LONGEST_LETTER):
+    while line := file.readline(dead_letters.LONGEST):
         number += 1
-        if len(line) == LONGEST_LETTER and not line.endswith(b"\n"):
+        if len(line) == dead_letters.LONGEST and not line.endswith(b"\n"):
             size = len(line)
-            while rest := file.readline(LONGEST_LETTER):
+            while rest := file.readline(dead_letters.LONGEST):
                 size += len(rest)
                 if rest.endswith(b"\n"):
                     break
-            sizes[number], line = size, line[:CUT_LETTER]
+            sizes[number], line = size, line[: dead_letters.CUT]
         yield line
 
 
@@ -117,7 +114,7 @@ class _Publication:
                 "queue.buffering.max.messages": 200_000,
                 "linger.ms": LINGER_MS,
                 "queue.buffering.max.kbytes": 64 << 10,
-                "message.max.bytes": LONGEST_LETTER + (1 << 20),
+                "message.max.bytes": dead_letters.LONGEST + (1 << 20),
                 "delivery.report.only.error": accepted is None,  # nobody asks for the others, and they cost as much as encoding
                 "on_delivery": self._report,
                 "error_cb": self._note,

@@ -44,6 +44,7 @@ from pipeline.adapters.raw_batch import EventColumns
 from pipeline.agents.health import HealthFile
 from pipeline.core.outcomes import Refused
 from pipeline.errors import UserError
+from pipeline.leaving import leave_at_last
 from pipeline.logs import logger
 from pipeline.replay import registry, views
 from pipeline.settings import Settings
@@ -53,7 +54,9 @@ TOPICS = (*RAW_TOPICS.values(), *derived_rows.TABLES, dead_letters.TOPIC)
 
 CHECK_EVENTS = 50_000
 CHECK_SHARE = 40
-"""Under load copies are looked for once per so many events or, if that is more, this share of all: a look may have to read all ids."""
+"""Under load copies are looked for once per so many events or, if that is more, this share of all: a look may have to read all ids ..."""
+CHECK_S = 60.0
+"""... but at the latest after so long: until then nothing is committed, and copies that differ are seen as two rows."""
 
 _CONSUME = 10_000
 _CONSUME_S = 0.05
@@ -80,12 +83,19 @@ def run(settings: Settings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_leave_after, args=(stop,), daemon=True).start()
     try:
         recorder(settings, stop).run()
     except StoppedError:
         log.warning("stopped before ClickHouse or Kafka came back: what was not committed will be recorded again")
     log.info("stopped")
     return 0
+
+
+def _leave_after(stop: threading.Event) -> None:
+    """ClickHouse may be silent, or at work, for longer than a stop may take."""
+    stop.wait()
+    leave_at_last(0)
 
 
 def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
@@ -150,7 +160,9 @@ class Recorder:
         """Partitions that do not know where to begin, with the error that said so: Kafka says it once."""
         self._check = _check_number()
         self._unchecked = 0
-        """Events written under that number."""
+        """Events written under that number ..."""
+        self._unchecked_since = 0.0
+        """... from then on, by the monotonic clock."""
         self._ceiling = Ceiling(settings.dead_letters.ceiling)
         self.health_file = HealthFile(settings, PART)
         self._health_at = 0.0
@@ -252,6 +264,7 @@ class Recorder:
         for message, refusal in self._unburied(inserted.refused):
             self._bury(message, refusal)
         self._publish(inserted.astray)
+        self._unchecked_since = self._unchecked_since if self._unchecked else time.monotonic()
         self._unchecked += inserted.events
         self.health_file.health.add(events=inserted.events, refused=len(inserted.refused))
 
@@ -265,7 +278,7 @@ class Recorder:
                 keys, values, offsets = zip(*((m.key(), m.value(), m.offset()) for m in messages), strict=True)
                 derived_rows.insert(client, topic, keys, values, offsets, self._registry.decode_many)
             elif topic == dead_letters.TOPIC:
-                failed_rows.insert(client, [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages])  # type: ignore[arg-type]
+                failed_rows.insert(client, failed_rows.of_letters(messages, self._settings.generation))
             else:
                 also = self._decode_events(topic, messages, blocks)
                 done = Inserted(done.events + also.events, done.refused + also.refused, done.astray + also.astray)
@@ -296,14 +309,16 @@ class Recorder:
 
     def _bury(self, message: Message, refusal: Refused) -> None:
         """Among the dead letters, byte for byte."""
-        headers = letter_headers(self._logical[str(message.topic())], message, refusal)
-        self._producer.produce(dead_letters.TOPIC, message.key(), message.value(), headers)
+        letter = dead_letters.bury(refusal, PART, message, self._logical[str(message.topic())], self._settings.generation)
+        self._producer.produce(dead_letters.TOPIC, *letter)
 
     # Settling copies, committing
 
     def _may_check_later(self) -> bool:
         if self._unchecked < CHECK_EVENTS:
             return True
+        if time.monotonic() - self._unchecked_since > CHECK_S:
+            return False
         ((known,),) = self._clickhouse.call(lambda client: client.execute("SELECT count() FROM event_copies"))
         return self._unchecked < int(known) // CHECK_SHARE
 
@@ -358,19 +373,6 @@ def astray(batch: EventColumns, keys: Sequence[bytes | None], values: Sequence[b
     for at, utk in zip(batch.rows, batch.columns["utk"], strict=True):
         if utk is not None and keys[at] != (key := utk.encode()):
             yield event_copies.Published("event-copies", key, values[at])  # type: ignore[arg-type]  # an event had a value
-
-
-def letter_headers(topic: str, message: Message, refusal: Refused) -> dead_letters.Headers:
-    """What the letter of a refused record says; `topic` is the logical name."""
-    return dead_letters.headers(
-        refusal,
-        PART,
-        topic=topic,
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        timestamp=message.timestamp()[1],
-        original=message.headers() or (),  # type: ignore[arg-type]
-    )
 
 
 def _check_number() -> int:

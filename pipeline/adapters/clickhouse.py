@@ -25,7 +25,9 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "infra" / "clickhouse" / "mig
 
 logging.getLogger("clickhouse_driver.connection").setLevel(logging.CRITICAL)  # it shows a traceback where we say what to do
 
-_OPTIONS = {"connect_timeout": "5", "send_receive_timeout": "300", "sync_request_timeout": "5", "client_name": "pipeline"}
+_SILENCE_S = 120
+"""A server at work tells of its progress; one that says nothing for so long is away. Shorter than Kafka's patience with `record`, 300 s."""
+_OPTIONS = {"connect_timeout": "5", "send_receive_timeout": str(_SILENCE_S), "sync_request_timeout": "5", "client_name": "pipeline"}
 _SESSION = {"async_insert": 0}
 """An insert has arrived when it returns; several servers have asynchronous inserts on by default."""
 _BUSY = frozenset({159, 160, 202, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 774, 999})

@@ -8,18 +8,21 @@
 | dlq.partition, dlq.offset | where it stood | -1, number of the line |
 | dlq.timestamp | the record's, epoch milliseconds | -1 |
 | dlq.part, dlq.version | which part refused it, and its version | same |
-| dlq.size | absent | bytes of the line, if it was too long to be kept whole |
+| dlq.generation | which generation refused it, if it was not the first | absent |
+| dlq.size | bytes of the value, if it was too long to be kept whole | bytes of the line, likewise |
 
-Key, value and the record's own headers stay as they were (its own come first; a line has no key). When a letter was put back
+Key, value and the record's own headers stay as they were (its own come first; a line has no key), unless all together are more than Kafka
+takes: of such a record the beginnings of key and value are kept, and its own headers are not. When a letter was put back
 (`pipeline.letters`), a *mark* follows: `dlq.requeued`, with what tells which letter it was.
 """
 
 import time
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Self
+from typing import NamedTuple, Self
+
+from confluent_kafka import Message
 
 from pipeline.adapters.contracts import ROOT
 from pipeline.core.outcomes import Refused
@@ -27,6 +30,37 @@ from pipeline.core.outcomes import Refused
 TOPIC = "dead-letters"
 
 Headers = list[tuple[str, bytes | None]]
+
+LONGEST = 16_000_000
+"""Bytes of key, value and headers that Kafka takes (topics/dead-letters.yaml). A record may hold more, compressed ..."""
+CUT = 1_000_000
+"""... and is kept by so many bytes of its beginning."""
+
+
+class Buried(NamedTuple):
+    """A dead letter as it is written."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def bury(refused: Refused, part: str, message: Message, topic: str, generation: int = 1) -> Buried:
+    """The letter of a record of this (logical) topic."""
+    key, value = message.key(), message.value()
+    own: Headers = list(message.headers() or ())  # type: ignore[arg-type]  # read, they are a list of pairs
+    is_long = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in own) > LONGEST
+    about = headers(
+        refused,
+        part,
+        topic=topic,
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        timestamp=message.timestamp()[1],
+        generation=generation,
+        size=len(value or b"") if is_long else None,
+    )
+    return Buried(key and key[:CUT], value and value[:CUT], about) if is_long else Buried(key, value, own + about)
 
 
 def headers(
@@ -37,8 +71,8 @@ def headers(
     partition: int = -1,
     offset: int = -1,
     timestamp: int = -1,
+    generation: int = 1,
     size: int | None = None,
-    original: Sequence[tuple[str, bytes | None]] = (),
 ) -> Headers:
     """The headers of a dead letter. `topic` is logical; empty for a line, whose number is then the offset."""
     about = {
@@ -51,9 +85,11 @@ def headers(
         "dlq.part": part,
         "dlq.version": _VERSION,
     }
+    if generation > 1:
+        about["dlq.generation"] = str(generation)
     if size is not None:
         about["dlq.size"] = str(size)
-    return [*original, *((name, text.encode()) for name, text in about.items())]
+    return [(name, text.encode()) for name, text in about.items()]
 
 
 def mark(reason: str, topic: str, stood: tuple[int, int] | None) -> Headers:
@@ -76,6 +112,7 @@ class Said:
     timestamp: int | None
     part: str
     version: str
+    generation: int
     is_cut: bool
     is_mark: bool
     own: Headers
@@ -95,6 +132,7 @@ class Said:
             _number(said.get("dlq.timestamp")),
             said.get("dlq.part", ""),
             said.get("dlq.version", ""),
+            _number(said.get("dlq.generation")) or 1,
             "dlq.size" in said,
             "dlq.requeued" in said,
             headers[:ours],

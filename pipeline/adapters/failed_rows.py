@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from clickhouse_driver import Client
 from clickhouse_driver.errors import ServerException
+from confluent_kafka import Message
 
 from pipeline.adapters.clickhouse import NOT_THERE, identifier
 from pipeline.adapters.contracts import RAW_TOPICS
@@ -68,6 +69,12 @@ def dead_letter(key: bytes | None, value: bytes | None, headers: Headers | None)
         version=int(said.is_mark),
         deleted=said.is_mark,
     )
+
+
+def of_letters(messages: Iterable[Message], generation: int) -> list[Failed]:
+    """The rows that letters are to a generation. What a later one refused, by newer rules and of all that there is, is not refused here."""
+    letters = [(message.key(), message.value(), message.headers()) for message in messages]
+    return [dead_letter(key, value, headers) for key, value, headers in letters if Said.of(headers).generation <= generation]  # type: ignore[arg-type]
 
 
 def conflict(copy: Copy, value: bytes, version: int, detail: str | None) -> Failed:

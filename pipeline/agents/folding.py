@@ -109,9 +109,10 @@ class Folding:
 
     def keep(self, partitions: AbstractSet[int]) -> None:
         """Forgets all partitions but these: the others were given to somebody else."""
-        for partition in self._held.keys() - partitions:
-            with self._locks[partition]:
-                self._drop(partition)
+        for partition in list(self._held):
+            if partition not in partitions:
+                with self._locks[partition]:
+                    self._drop(partition)
 
     def _open(self, batch: Batch) -> _Held:
         started = time.monotonic()
@@ -167,5 +168,6 @@ class Folding:
         log.warning("somebody else opened our partition", app=self._app, partition=batch.partition, **generations)
 
     def _drop(self, partition: int) -> None:
-        self._held.pop(partition).changelog.close()
-        self._health.dropped(partition)
+        if (held := self._held.pop(partition, None)) is not None:  # else a call for it has dropped it meanwhile
+            held.changelog.close()
+            self._health.dropped(partition)

@@ -22,6 +22,7 @@ from pipeline.adapters import deleted, kafka, topic_ids
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import patiently
 from pipeline.logs import logger
+from pipeline.replay import registry
 from pipeline.settings import Settings
 
 _TIMEOUT_S = 5.0
@@ -67,7 +68,7 @@ class Sources:
             return {}  # nobody was here before
         missing = {}
         for place in committed:
-            due = applied.get(self._logical[place.topic], -1) + 1
+            due = applied[topic] + 1 if (topic := self._logical[place.topic]) in applied else self._first(topic, partition)
             begin, end = self._ends(asking, place)
             if end < due:
                 raise self._made_anew(self._shorter(place, due, end))
@@ -76,6 +77,13 @@ class Sources:
                     deleted.gone(self._settings, self._app, (place.topic, partition), range(due, min(begin, place.offset)))
                 missing[place.topic] = range(max(due, begin), min(place.offset, end))
         return {topic: offsets for topic, offsets in missing.items() if offsets}
+
+    def _first(self, topic: str, partition: int) -> int:
+        """The first offset that the generation has anything of: not 0 if it was rebuilt from a time on (`replay start --from`)."""
+        if self._settings.generation == 1:
+            return 0
+        begin = registry.read(self._settings).of(self._settings.generation).about.begin.get(topic)
+        return begin[partition] if begin else 0
 
     def _ends(self, asking: Consumer, place: TopicPartition) -> tuple[int, int]:
         found: list[tuple[int, int]] = []

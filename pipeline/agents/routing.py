@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.adapters import kafka
+from pipeline.adapters.avro_reader import MAX_BYTES
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import RefusedError
 from pipeline.agents.decoding import Decode, placed_events
@@ -48,6 +49,7 @@ class Routing:
             **{
                 "enable.idempotence": True,
                 "message.timeout.ms": 0,  # for ever: while Kafka is away we wait
+                "message.max.bytes": 2 * MAX_BYTES,  # of librdkafka's limit a record's own framing takes some
                 "delivery.report.only.error": True,
                 "on_delivery": self._not_delivered,
             },

@@ -1,25 +1,21 @@
 """Runs a part in this process until SIGTERM or SIGINT: `run_worker(part)` gives the exit code.
 
-0 after a signal: the batch in hand is finished and committed, the group left, within `DRAIN_S`. 1 when the part cannot go on:
+0 after a signal: the batch in hand is finished and committed, the group left, within `leaving.DRAIN_S`. 1 when the part cannot go on:
 a supervisor starts it again. Before it starts it waits for Kafka, and checks the topics.
 """
 
 import asyncio
-import logging
-import os
 import signal
 import sys
-import threading
 from typing import Any
 
 from pipeline.adapters import acls, kafka
 from pipeline.agents.harness import Part
 from pipeline.errors import UserError
+from pipeline.leaving import leave_at_last
 from pipeline.logs import logger
 from pipeline.settings import Settings
 
-DRAIN_S = 8.0
-"""How long a stop may take; what is unfinished then is not acked, and done by the next worker."""
 _PATIENCE_S = 5.0
 
 log = logger("worker")
@@ -85,7 +81,7 @@ async def _end(part: Part, tasks: list[asyncio.Task[Any]], *, asked: bool) -> in
     elif not asked:
         log.critical("the worker cannot go on", app=part.name, exc_info=reason)
     code = 0 if asked else 1
-    _leave_at_last(code)
+    leave_at_last(code)
     await part.app.stop()
     for task in tasks:
         task.cancel()
@@ -95,16 +91,3 @@ async def _end(part: Part, tasks: list[asyncio.Task[Any]], *, asked: bool) -> in
         part.health_file.remove()
     log.info("stopped", app=part.name)
     return code
-
-
-def _leave_at_last(code: int) -> None:
-    """Ends the process after `DRAIN_S` whatever hangs: nothing is acked that is not done."""
-
-    def leave() -> None:
-        log.warning("stopped with a batch unfinished: it will be done again")
-        logging.shutdown()
-        os._exit(code)
-
-    timer = threading.Timer(DRAIN_S, leave)
-    timer.daemon = True
-    timer.start()

@@ -12,6 +12,7 @@ from clickhouse_driver import Client
 from confluent_kafka import Message
 
 from pipeline.adapters import dead_letters, event_rows, failed_rows
+from pipeline.adapters.ceiling import Ceiling
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.failed_rows import Failed
 from pipeline.adapters.raw_batch import Decoded
@@ -22,7 +23,7 @@ from pipeline.bulk.crew import report
 from pipeline.bulk.neighbours import Neighbours, batches, neighbours
 from pipeline.bulk.spill import Spill
 from pipeline.bulk.workspace import Plan
-from pipeline.record import astray, letter_headers
+from pipeline.record import PART, astray
 
 COPIES = "event-copies"
 
@@ -39,31 +40,43 @@ def take_letters(plan: Plan, partition: int, until: int) -> dict[str, list[int]]
     buried: dict[str, list[int]] = defaultdict(list)
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, (dead_letters.TOPIC, partition), 0, until):
-            rows = [failed_rows.dead_letter(m.key(), m.value(), m.headers()) for m in messages]  # type: ignore[arg-type]
-            at.clickhouse.call(partial(_insert_failed, rows))
+            rows = failed_rows.of_letters(messages, plan.settings.generation)
+            at.clickhouse.call(partial(_insert_failed, [row for row in rows if row.deleted or not _is_read(plan, row)]))
             for row in rows:
                 if row.topic in RAW_TOPICS.values() and row.offset is not None:
                     buried[f"{row.topic}:{row.partition}"].append(row.offset)
     return buried
 
 
+def _is_read(plan: Plan, row: Failed) -> bool:
+    """Whether the rebuild reads the record that failed: then it is refused again, or by now it is an event."""
+    if row.topic not in RAW_TOPICS.values() or row.partition is None or row.offset is None:
+        return False
+    place = row.topic, row.partition
+    return plan.start.get(place, 0) <= row.offset < plan.until.get(place, 0)
+
+
 def read_partition(plan: Plan, topic: str, partition: int, buried: Sequence[int]) -> Read:
-    """A partition of a raw topic; `buried` are offsets that are among the dead letters already."""
+    """A partition of a raw topic; `buried` are offsets that are among the dead letters already. CeilingError as in `record`."""
     place = topic, partition
+    ceiling = Ceiling(plan.settings.dead_letters.ceiling)
     spill = Spill(plan.spill(f"{topic}-{partition}"), "utk", plan.buckets(partition))
     known, done = frozenset(buried), Read(0, 0)
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, place, plan.start.get(place, 0), plan.until[place]):
             taken = _decoded(at, topic, partition, messages)
+            refused = [refusal for _, refusal in taken.decoded.refused]
+            ceiling.check(len(messages) - len(refused), refused)
             _store(at, taken)
             _pass_on(at, taken)
-            _refuse(at, taken, messages, known)
+            _refuse(plan, at, taken, messages, known)
             if topic in SOURCES:
                 _keep(spill, taken)
             size = sum(map(len, messages))
             done = Read(done.messages + len(messages), done.bytes + size)
             report(len(messages), size)
         at.producer.flush()
+    spill.close()
     return done
 
 
@@ -73,6 +86,7 @@ def read_copies(plan: Plan, partition: int, until: int) -> None:
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, (COPIES, partition), 0, until):
             _keep(spill, _decoded(at, COPIES, partition, messages))
+    spill.close()
 
 
 class _Taken(NamedTuple):
@@ -112,14 +126,14 @@ def _pass_on(at: Neighbours, taken: _Taken) -> None:
                 at.producer.produce(EVIDENCE, route_key(event), taken.values[row])
 
 
-def _refuse(at: Neighbours, taken: _Taken, messages: Sequence[Message], buried: frozenset[int]) -> None:
+def _refuse(plan: Plan, at: Neighbours, taken: _Taken, messages: Sequence[Message], buried: frozenset[int]) -> None:
     """Among the failed events, and among the dead letters if they are not there yet."""
     failed = []
     for row, refused in taken.decoded.refused:
-        headers = letter_headers(taken.topic, messages[row], refused)
-        failed.append(failed_rows.dead_letter(taken.keys[row], taken.values[row], headers))
+        letter = dead_letters.bury(refused, PART, messages[row], taken.topic, plan.settings.generation)
+        failed.append(failed_rows.dead_letter(*letter))
         if taken.offsets[row] not in buried:
-            at.producer.produce(dead_letters.TOPIC, taken.keys[row], taken.values[row], headers)
+            at.producer.produce(dead_letters.TOPIC, *letter)
     at.clickhouse.call(partial(_insert_failed, failed))
 
 

@@ -4,6 +4,7 @@ A writer has a directory of its own with one file per bucket; a file is a sequen
 """
 
 import io
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,21 @@ class Spill:
             with _file(self._directory, bucket).open("ab") as file:
                 file.write(len(block.getbuffer()).to_bytes(_LENGTH_BYTES))
                 file.write(block.getbuffer())
+
+    def close(self) -> None:
+        """On disk, whatever happens to the machine: whoever goes on after this unit reads it and no longer the log."""
+        for file in self._directory.iterdir():
+            _to_disk(file)
+        _to_disk(self._directory)
+        _to_disk(self._directory.parent)
+
+
+def _to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read(directories: Iterable[Path], bucket: int) -> pl.DataFrame | None:

@@ -130,8 +130,8 @@ def test_a_refused_line_is_a_dead_letter_with_its_reason(settings: Settings, fil
 
 def test_a_line_that_is_too_large_is_kept(settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line over a million bytes is a dead letter as a whole; one beyond what Kafka takes, by its beginning and its size."""
-    monkeypatch.setattr(publishing, "LONGEST_LETTER", 3_000_000)
-    monkeypatch.setattr(publishing, "CUT_LETTER", 10)
+    monkeypatch.setattr(dead_letters, "LONGEST", 3_000_000)
+    monkeypatch.setattr(dead_letters, "CUT", 10)
     file.write_bytes(b"x" * 2_000_000 + b"\n" + b"y" * 7_000_000 + b"\n" + builders.line(VIEW) + b"\n")
     counts = publish(settings, file)
     assert (dict(counts.published), dict(counts.refused)) == ({"page_view": 1}, {"too_large": 2})

@@ -112,6 +112,33 @@ def test_a_refused_record_is_a_dead_letter_and_its_neighbours_arrive(ready: Sett
     assert (headers["dlq.reason"], headers["dlq.topic"], headers["dlq.part"]) == (b"malformed_avro", b"page-views", b"record")
 
 
+def test_a_record_that_no_letter_holds_is_kept_by_its_beginning(ready: Settings, registry: Registry) -> None:
+    """Compressed it is small; as it is, Kafka does not take it. Neither it nor its headers stop anybody."""
+    producer = kafka.producer(ready, **{"message.max.bytes": 1 << 28})
+    name = kafka.topic_name(ready, "page-views")
+    producer.produce(name, b"x" * 17_000_000, b"k")
+    producer.produce(name, b"y" * 20, b"z" * 8_000_000, headers={"long": b"h" * 9_000_000})
+    assert producer.flush(30) == 0
+    publish(ready, raw(registry, page_view(1)))
+    with recording(ready):
+        caught_up(ready)
+    assert ask(ready, "SELECT count() FROM events") == [(1,)]
+    assert ask(ready, "SELECT reason, length(key), length(value) FROM failed_events ORDER BY length(value)") == [
+        ("malformed_avro", 1_000_000, 20),
+        ("too_large", 1, 1_000_000),
+    ]
+    assert {dict(letter.headers() or [])["dlq.size"] for letter in read(ready, "dead-letters")} == {b"17000000", b"20"}
+
+
+def test_what_a_later_generation_refused_is_not_refused_in_this_one(ready: Settings) -> None:
+    headers = {"dlq.reason": b"unknown_schema", "dlq.topic": b"page-views", "dlq.partition": b"0", "dlq.part": b"record"}
+    publish(ready, [("dead-letters", b"k", b"1")], headers | {"dlq.offset": b"1"})
+    publish(ready, [("dead-letters", b"k", b"2")], headers | {"dlq.offset": b"2", "dlq.generation": b"2"})
+    with recording(ready):
+        caught_up(ready)
+    assert ask(ready, "SELECT value FROM failed_events") == [("1",)]
+
+
 def forget_progress(settings: Settings) -> None:
     """As if nothing had been committed."""
     admin = kafka.admin(settings)

@@ -1,7 +1,10 @@
 """`record` when something dies, goes away or is lost: nothing is recorded twice, and nothing is passed over without a word."""
 
+import signal
+import socket
+import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -11,12 +14,14 @@ from pipeline.adapters import kafka, topics
 from pipeline.adapters.avro import Registry, UnreadableError
 from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.errors import UserError
+from pipeline.leaving import DRAIN_S
 from pipeline.record import Recorder
 from pipeline.replay import views
 from pipeline.settings import Settings, Worker
 from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
 from tests.builders import email_click, page_view, utk
 from tests.deleting import delete_topic
+from tests.processes import Forked
 
 
 def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:
@@ -228,6 +233,48 @@ def test_a_raw_topic_that_is_made_anew_is_recorded_whole(ready: Settings, regist
     with recording(ready):
         caught_up(ready)
     assert ask(ready, "SELECT count() FROM events") == [(4,)]
+
+
+def test_a_silent_clickhouse_does_not_keep_a_recorder_from_ending(ready: Settings) -> None:
+    """It takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        asking = ready.model_copy(
+            update={"clickhouse": ready.clickhouse.model_copy(update={"port": port, "options": {"send_receive_timeout": "60"}})}
+        )
+        recorder = Forked(ended_with, asking)
+        silent.settimeout(40)
+        connection, _ = silent.accept()
+        asked = time.monotonic()
+        recorder.signal(signal.SIGTERM)
+        assert recorder.wait(30) == 0
+        assert time.monotonic() - asked < DRAIN_S + 2
+        connection.close()
+
+
+def ended_with(settings: Settings) -> NoReturn:
+    sys.exit(record.run(settings))
+
+
+def test_copies_are_looked_for_after_a_while_however_many_events_there_are(
+    ready: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load a look waits for a share of all events; not for ever, since nothing is committed before."""
+    monkeypatch.setattr(record, "CHECK_EVENTS", 0)
+    monkeypatch.setattr(record, "CHECK_SHARE", 1e-9)
+    with recording(ready):
+        publish(ready, raw(registry, page_view(1)))
+        caught_up(ready)
+
+    def never_look(recorder: Recorder) -> None:
+        recorder._settle = lambda: None  # type: ignore[method-assign]
+
+    with recording(ready, never_look) as recorder:
+        publish(ready, raw(registry, page_view(2)))
+        until(lambda: ask(ready, "SELECT count() FROM event_rows") == [(2,)])
+    assert recorder._may_check_later()
+    monkeypatch.setattr(record, "CHECK_S", 0.0)
+    assert not recorder._may_check_later()
 
 
 def test_a_recorder_whose_name_another_has_taken_ends(ready: Settings) -> None:

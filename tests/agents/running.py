@@ -13,6 +13,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.adapters import kafka
+from pipeline.adapters.avro_reader import MAX_BYTES
 from pipeline.agents.health import directory
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, work
@@ -39,12 +40,9 @@ class Toy:
     published: Counter[bytes] = field(default_factory=Counter)
     workers: list[Worker] = field(default_factory=list)
 
-    def make_topics(self) -> None:
+    def make_topics(self, names: Iterable[str] = (*SOURCES, TOTALS, CHANGELOG, "sorted")) -> None:
         configs = {CHANGELOG: {"cleanup.policy": "compact"}}
-        topics = [
-            NewTopic(kafka.topic_name(self.settings, name), PARTITIONS, 1, config=configs.get(name, {}))
-            for name in (*SOURCES, TOTALS, CHANGELOG, "sorted")
-        ]
+        topics = [NewTopic(kafka.topic_name(self.settings, name), PARTITIONS, 1, config=configs.get(name, {})) for name in names]
         admin = kafka.admin(self.settings)  # it must live until the answers are there
         for future in admin.create_topics(topics).values():
             future.result(timeout=30)
@@ -68,7 +66,7 @@ class Toy:
 
     def publish_to(self, topic: str, partition: int, values: Iterable[bytes], key: bytes | None = None) -> None:
         """These and nothing else, to one partition."""
-        producer = kafka.producer(self.settings)
+        producer = kafka.producer(self.settings, **{"message.max.bytes": 2 * MAX_BYTES})
         for value in values:
             producer.produce(kafka.topic_name(self.settings, topic), value, key, partition)
         assert producer.flush(30) == 0

@@ -16,8 +16,10 @@ from pipeline.agents import folding as module
 from pipeline.agents.folding import Fold, Folding
 from pipeline.agents.health import Health
 from pipeline.agents.rereading import Sources
+from pipeline.replay import registry
+from pipeline.replay.registry import About, Generation, State
 from pipeline.settings import Settings
-from tests.agents.counting import CHANGELOG, SOURCES, Counts, decode
+from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, Counts, decode
 from tests.agents.running import Toy
 
 
@@ -147,6 +149,17 @@ def test_state_whose_records_are_gone_too_is_refused(toy: Toy) -> None:
     worker = toy.settings.worker.model_copy(update={"deleted_records": "skip"})
     assert new_folding(toy.settings.model_copy(update={"worker": worker})).settle([batch(b"a", first=3)])
     assert toy.totals() == {b"a": 4}
+
+
+def test_lost_state_of_a_generation_begins_where_the_generation_does(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was rebuilt from a time on never had what was before."""
+    monkeypatch.setattr(kafka, "is_common", lambda topic: topic in SOURCES)
+    later = Toy(toy.settings.of_generation(2))
+    later.make_topics([TOTALS, CHANGELOG])
+    registry.write(toy.settings, Generation(2, State.FOLLOWING, about=About(begin={"apples": [1], "pears": [2]})))
+    published(later)
+    assert new_folding(later.settings).settle([batch(b"a", first=3)])
+    assert later.totals() == {b"a": 2, b"b": 1}
 
 
 def test_records_may_go_after_somebody_has_looked_for_them(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

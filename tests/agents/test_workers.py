@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from pipeline.adapters.avro_reader import MAX_BYTES
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS
 from tests.agents.running import PARTITIONS, Toy, until
 
@@ -172,3 +173,11 @@ def test_a_topic_that_is_made_anew_under_a_worker_ends_it(toy: Toy) -> None:
     toy.make_anew(TOTALS)
     toy.start()
     until(toy.is_counted)
+
+
+def test_an_event_of_the_largest_size_is_sent_on(toy: Toy) -> None:
+    """Its key and Kafka's own bytes come on top."""
+    largest = b"x" * MAX_BYTES
+    toy.publish_to("apples", 0, [largest])
+    toy.start("sort")
+    until(lambda: toy.records("sorted") == [(largest[:100], largest)])

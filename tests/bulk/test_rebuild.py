@@ -7,17 +7,20 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+from uuid import UUID
 
 import msgspec
 import pytest
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
-from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.adapters import clickhouse, dead_letters, kafka, topics
 from pipeline.adapters.avro import Registry
+from pipeline.adapters.ceiling import CEILING_RECORDS, CeilingError
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.bulk.neighbours import ends
 from pipeline.bulk.rebuild import in_group, rebuild
 from pipeline.bulk.workspace import forget, opened
+from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.publish import publish
@@ -196,6 +199,42 @@ def test_a_used_installation_is_refused(settings: Settings, tmp_path: Path) -> N
     forget(mine)
     with pytest.raises(UserError, match="has committed offsets"):
         rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+
+
+def test_a_flood_of_refused_records_ends_it_before_they_are_buried(settings: Settings, tmp_path: Path) -> None:
+    """Letters are common to all generations: with a wrong registry a rebuild would bury all that the live one has stored."""
+    topics.create_topics(settings)
+    clickhouse.migrate(settings)
+    producer = kafka.producer(settings)
+    for _ in range(CEILING_RECORDS):
+        producer.produce(kafka.topic_name(settings, "page-views"), b"\x00\x00\x00\x03\xe7 by another registry", b"k")
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    mine = settings.model_copy(update={"data_dir": tmp_path})
+    with pytest.raises(CeilingError, match=r"10,000 of the last 10,000 records .* unknown_schema"):
+        rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+    assert sum(ends(settings, ["dead-letters"]).values()) == 0
+    assert views(mine)["failed_events"] == []
+
+
+def test_what_was_refused_once_and_is_an_event_by_now_is_stored_and_not_failed(settings: Settings, tmp_path: Path) -> None:
+    topics.create_topics(settings)
+    clickhouse.migrate(settings)
+    published(settings, [line(ASTRAY), b"no line"], tmp_path)
+    (place,) = (place for place, end in raw_ends(settings).items() if end)
+    about = Refused(Reason.UNKNOWN_SCHEMA, "the schema id: expected one that the registry knows")
+    (message,) = _read(settings, *place, 1)
+    producer = kafka.producer(settings)
+    key, value, headers = dead_letters.bury(about, "record", message, place[0])
+    producer.produce(kafka.topic_name(settings, "dead-letters"), value, key, headers=headers)  # type: ignore[arg-type]
+    assert producer.flush(30) == 0
+    mine = settings.model_copy(update={"data_dir": tmp_path})
+    rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+    shown = (
+        clickhouse.connect(mine).execute("SELECT event_id FROM events"),
+        clickhouse.connect(mine).execute("SELECT value FROM failed_events"),
+    )
+    assert shown == ([(UUID(ASTRAY.event_id),)], [("no line",)])
 
 
 def test_a_coordinator_that_is_not_there_yet_is_waited_for(settings: Settings) -> None:

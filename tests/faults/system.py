@@ -19,12 +19,12 @@ from infra.servers import Servers, embedded
 from pipeline import catching_up
 from pipeline.adapters import clickhouse, kafka, topics
 from pipeline.agents import health
-from pipeline.agents.worker import DRAIN_S
 from pipeline.app import ROLES
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
 from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy
+from pipeline.leaving import DRAIN_S
 from pipeline.publish import publish
 from pipeline.resolve import resolve_events
 from pipeline.settings import SchemaRegistry, Settings
