@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -18,6 +20,7 @@ from infra import processes
 from infra.servers import Servers, embedded
 from pipeline import catching_up
 from pipeline.adapters import clickhouse, kafka, topics
+from pipeline.adapters.avro import Registry
 from pipeline.agents import health
 from pipeline.app import ROLES
 from pipeline.core.copies import merge
@@ -151,8 +154,24 @@ class System:
         return health.directory(self.settings) / f"{worker.kind}-{worker.instance}.json"
 
     def _has_partitions(self, worker: Worker) -> bool:
+        return bool(self._said(worker, "partitions"))
+
+    def _said(self, worker: Worker, name: str) -> Any:
+        """What the worker's health file says; None if there is none."""
         file = self._health_of(worker)
-        return file.exists() and bool(json.loads(file.read_text())["partitions"])
+        return json.loads(file.read_text())[name] if file.exists() else None
+
+    def redeliver(self, kind: str) -> None:
+        """Kills a worker of this kind amid its work, again and again, until records come again that it had applied."""
+        while True:
+            (worker,) = self.of(kind)
+            self._health_of(worker).unlink(missing_ok=True)
+            self.publish_until(partial(self._has_partitions, worker))
+            if self._said(worker, "replayed"):
+                return
+            self.pause(0.1, 0.6)
+            worker.kill()
+            self.restart_if_dead()
 
     def publish_until(self, true: Callable[[], bool]) -> None:
         """Further events and copies of them, so that every part has something to do."""
@@ -286,10 +305,18 @@ class System:
         for name in ("contacts", "links", "sessions", "events"):
             assert getattr(shown, name) == getattr(expected, name), name
         assert len(shown.rejected) == sum(len(one.conflicts) for one in merged)
-        failed = clickhouse.connect(self.settings).execute(
-            "SELECT topic, hex(value) FROM failed_events WHERE reason != 'conflicting_duplicate'"
-        )
-        assert sorted(failed) == sorted(self.poison)
+        client = clickhouse.connect(self.settings)
+        failed = client.execute("SELECT topic, hex(value), reason FROM failed_events WHERE reason != 'conflicting_duplicate'")
+        assert sorted(failed) == sorted((topic, value, self._reason(topic, bytes.fromhex(value))) for topic, value in self.poison)
+        shown_in = {view: client.execute(f"SELECT portal_id, event_id FROM {view}") for view in ("events", "timeline", "retracted_events")}
+        assert sorted(shown_in["timeline"]) == sorted(shown_in["events"])
+        ids = {(int(one.event.portal_id), UUID(one.event.event_id)) for one in merged}
+        assert sorted([*shown_in["events"], *shown_in["retracted_events"]]) == sorted(ids), "each event is shown or retracted"
+
+    def _reason(self, topic: str, value: bytes) -> str:
+        """Why these bytes are no event."""
+        ((_, refused),) = Registry(self.settings).decode_events([value], topic).refused
+        return refused.reason.value
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:

@@ -25,17 +25,33 @@ def system(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Syste
 @pytest.mark.parametrize("system", [None, *BUGS], ids=str, indirect=True)
 def test_a_planted_bug_is_found(system: System, request: pytest.FixtureRequest) -> None:
     """And without one, the same events under the same conditions are as they should be."""
-    lines = [*collisions(LINES, SEED), *(line(page_view(800_000 + n, utk="gap", at=START + n * 30 * MINUTE)) for n in range(2))]
-    random.Random(SEED).shuffle(lines)
-    with system.publishing(lines):
+    with system.publishing(_lines()):
         for worker in list(system.workers):
             system.pause(0.2, 0.5)
             system.restart_if_dead()
             worker.kill()
             system.restart_if_dead()
+        if request.node.callspec.params["system"] == "no_applied_offsets":
+            system.redeliver("sessionize")
     system.settle()
     if request.node.callspec.params["system"] is None:
         system.compare()
     else:
         with pytest.raises(AssertionError):
             system.compare()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("system", ["no_applied_offsets"], indirect=True)
+def test_a_bug_that_needs_a_fault_does_not_show_without_it(system: System) -> None:
+    """So it was the fault, and not something else that the planted bug does, by which it was found."""
+    with system.publishing(_lines()):
+        system.all_at_work()
+    system.settle()
+    system.compare()
+
+
+def _lines() -> list[bytes]:
+    lines = [*collisions(LINES, SEED), *(line(page_view(800_000 + n, utk="gap", at=START + n * 30 * MINUTE)) for n in range(2))]
+    random.Random(SEED).shuffle(lines)
+    return lines
