@@ -3,6 +3,7 @@
 Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); without them these tests skip and say so.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +30,8 @@ def place(chromium: None, servers: Servers, tmp_path_factory: pytest.TempPathFac
     settings = Settings.model_validate({"kafka": name, "edge": {"trusted_proxies": "127.0.0.0/8"}})
     edge = Running(settings, tmp_path_factory.mktemp("edge"))
     with (
-        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port)) as started,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port, silent.getsockname()[1])) as started,
         site(f"http://t.site.localhost:{edge.port}") as port,
     ):
         yield World(started, port)
