@@ -28,18 +28,20 @@ export function collector(origins, portal) {
 
   const address = (host) => host + "/e/" + portal;
 
-  // One host's answer to a body; a host that is broken has none.
+  // One host's answer to a body; a host that is broken has none. It is read to its end: until then it counts as in flight,
+  // and of those that outlive the page (`keepalive`) a browser takes 64 KB.
   async function post(host, signal, body, keepalive) {
     const headers = { "Content-Type": "text/plain" };
     const answer = await fetch(address(host), { method: "POST", body, keepalive, credentials: "include", headers, signal });
-    if (answer.status >= 500) throw answer;
-    return answer;
+    const text = await answer.text();
+    if (answer.status >= 500) throw new Error("broken");
+    return { status: answer.status, text };
   }
 
   // What the collector says to a question, in `ms` at most; nothing, if no host answers.
   function question(asked, ms) {
     const body = JSON.stringify(asked);
-    const attempt = async (host, signal) => (await post(host, signal, body, false)).json();
+    const attempt = async (host, signal) => JSON.parse((await post(host, signal, body, false)).text);
     return reach(attempt, ms / inTurn.length).catch(() => ({}));
   }
 

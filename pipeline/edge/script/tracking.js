@@ -303,8 +303,9 @@ function packed() {
   let room = MOST_BYTES - 50; // for what is around them
   for (const hit of queue) {
     const text = JSON.stringify(hit);
-    room -= new Blob([text]).size + 1;
-    if (texts.length && room < 0) break;
+    const size = new Blob([text]).size + 1;
+    if (texts.length && size > room) break;
+    room -= size;
     texts.push(text);
   }
   return { hits: queue.slice(0, texts.length), body: '{"sent_at":' + Date.now() + ',"hits":[' + texts + "]}", fits: room >= 0 };
@@ -321,12 +322,13 @@ function flush() {
   const done = (leaves) => {
     flying = false;
     keepForgotten(sender);
-    if (!leaves && stand()) {
+    if (leaves) {
+      queue = queue.filter((hit) => !hits.includes(hit));
+      store(hits);
+    } else if (stand()) {
       retry = setTimeout(safely(flush), RETRY_MS);
       return;
     }
-    queue = queue.filter((hit) => !hits.includes(hit));
-    store(hits);
     flush();
   };
   const attempt = async (host, signal) => {

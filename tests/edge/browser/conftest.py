@@ -60,3 +60,16 @@ def browsers(chromium: None, tmp_path: Path) -> Iterator[Callable[..., Browser]]
 @pytest.fixture
 def browser(browsers: Callable[..., Browser]) -> Browser:
     return browsers()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Browser]:
+    """A browser whose console has nothing of ours at the end."""
+    yield browser
+    assert said_by_us(browser) == []
+
+
+def said_by_us(page: Browser) -> list[str]:
+    """Errors and warnings in the console, without what the browser says of requests that failed."""
+    said = [entry for entry in page.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]  # type: ignore[no-untyped-call]
+    return [entry["message"] for entry in said if not any(name in entry["message"] for name in ("favicon", "net::ERR_", "no-page"))]

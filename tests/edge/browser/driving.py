@@ -52,8 +52,8 @@ DEAD = "http://t.site.localhost:1"
 def portals(port: int, silent_port: int = 1) -> str:
     """The portals file. At `silent_port` somebody listens who never answers."""
     lives, silent = f"http://t.site.localhost:{port}", f"http://t.site.localhost:{silent_port}"
-    hosts = {NO_HOST: [DEAD]} | dict.fromkeys((TWO_HOSTS, ASKING_TWO_HOSTS), [DEAD, lives])
-    hosts |= dict.fromkeys((SILENT_HOST, ASKING_SILENT_HOST), [silent, lives])
+    hosts = {NO_HOST: [DEAD]} | {portal: [DEAD, lives] for portal in (TWO_HOSTS, ASKING_TWO_HOSTS)}
+    hosts |= {portal: [silent, lives] for portal in (SILENT_HOST, ASKING_SILENT_HOST)}
     return "\n".join(
         f'[[portals]]\nid = {portal}\ndomains = ["site.localhost", "shop.localhost"]\n'
         f'hosts = {hosts.get(portal, [])}\nkeys = ["env:EDGE_KEY"]\n'

@@ -1,21 +1,21 @@
-"""A collector host that is not there, or that takes requests and never answers: the next one does its work, for every request of the script."""
+"""A collector host that is not there, or that never answers: the next one does its work, for every request of the script."""
 
 import pytest
 from selenium.webdriver.common.by import By
 
 from tests.edge.browser.driving import ASKING_SILENT_HOST, ASKING_TWO_HOSTS, SILENT_HOST, TWO_HOSTS, Browser, World
+from tests.edge.browser.pushing import REQUESTS
 from tests.edge.running import until
 
 pytestmark = pytest.mark.timeout(300)
 
-REMEMBERING = "window.asked = []; const real = fetch; window.fetch = (...given) => { asked.push(given); return real(...given); };"
-ASKED = "return asked.map(([url, options]) => [new URL(url).port, options.body])"
+ASKED = "return asked.map(([url, body]) => [new URL(url).port, body])"
 
 
 @pytest.mark.parametrize("portal", [ASKING_TWO_HOSTS, ASKING_SILENT_HOST])
 def test_the_banner_and_the_hits(world: World, browser: Browser, portal: int) -> None:
-    """The visitor is asked all the same, the answer counts, and the view that came first is there; then the host that works is asked at once."""
-    browser.on_each_page(REMEMBERING)
+    """The visitor is asked, the answer counts, and so does the view that came first; then the host that works is asked at once."""
+    browser.on_each_page(REQUESTS)
     browser.get(world.url(portal))
     browser.banner("Accept")
     utk = browser.cookies()["hubspotutk"]
@@ -50,7 +50,7 @@ def test_a_page_left_before_a_host_has_answered(world: World, browser: Browser) 
 
 def test_withdrawn_between_two_hosts(world: World, browser: Browser) -> None:
     """What waits for a host that is silent is not given to the next one after a no."""
-    browser.on_each_page(REMEMBERING)
+    browser.on_each_page(REQUESTS)
     browser.get(world.url(SILENT_HOST))
     until(lambda: "hubspotutk" in browser.cookies(), "the script runs")
     utk = browser.cookies()["hubspotutk"]
