@@ -69,6 +69,8 @@ def test_a_posted_form_after_a_no(world: World, page: Browser) -> None:
         page.find_element(By.ID, "send").click()
         until(lambda count=count: len(world.forms()) == count, "the form")  # type: ignore[misc]
         push(page, ["setConsent", False])
+    names = page.execute_script("return Array.from(document.forms[0].elements, (input) => input.name)")
+    assert names == ["email", "", "_hsevent", "_hspage", "_hsconsent"]
     first, second = sorted(world.forms(), key=lambda form: form.occurred_at)
     assert first.utk is not None
     assert (second.utk, second.ip, second.user_agent) == (None, None, None)
