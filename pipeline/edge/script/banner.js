@@ -51,14 +51,22 @@ function texts(config) {
   return { language, ...TEXTS.en, ...TEXTS[language], ...config.texts[language] };
 }
 
+function dress(root) {
+  try {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(STYLE);
+    root.adoptedStyleSheets = [sheet];
+  } catch (error) {
+    // an old browser: the question is asked plainly, at the end of the page
+  }
+}
+
 function show(config, answer) {
   if (document.getElementById("__hsbanner")) return;
   const say = texts(config);
   const host = element("div", "", { id: "__hsbanner" });
   const root = host.attachShadow({ mode: "open" });
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(STYLE);
-  root.adoptedStyleSheets = [sheet];
+  dress(root);
   const before = document.activeElement;
   const close = (given) => {
     host.remove();
@@ -97,4 +105,3 @@ window.__hsBanner = (config, answer) => {
   if (document.body) show(config, answer);
   else document.addEventListener("DOMContentLoaded", () => show(config, answer));
 };
-if (window.__hsBannerWaits) window.__hsBanner(...window.__hsBannerWaits);

@@ -1,6 +1,8 @@
 // The tracking script (docs/spec/edge.md). It never throws into the page, and decides nothing that `decide.js` can decide.
 // The collector puts the portal's configuration in place of __CONFIG__ and serves the built file, tracking.min.js.
-import { cleaned, consent, cookieDomain, domainHash, isSecret, visit } from "./decide.js";
+import { cleaned, consent, cookieDomain, domainHash, visit } from "./decide.js";
+import { formFields, setHidden } from "./fields.js";
+import { collector } from "./hosts.js";
 
 const config = __CONFIG__;
 const win = window;
@@ -9,18 +11,28 @@ const HALF_YEAR = 180 * 86400;
 const DAY_MS = 86400000;
 const MOST_QUEUED = 200;
 const MOST_BYTES = 60000;
+const MOST_STORED = 1000000; // characters: the site's own storage is small
 const RETRY_MS = 10000;
+const HIT_MS = 10000; // and a second for each 4 KB: the collector itself waits 5 s for Kafka
+const BANNER_MS = 5000;
+const CARRY_MS = 2000; // of all hosts together, like the next: a visitor waits
+const ADOPT_MS = 4000;
+const CARRY_AGAIN_MS = 20000; // a token lives for 60 s
 const ANALYTICS = ["__hstc", "hubspotutk", "__hssc", "__hssrc", "messagesUtk"];
 const STORE = "__hsqueue" + config.portal;
 
 const domain = cookieDomain(location.hostname, config.domains);
 const hash = domainHash("." + (domain || location.hostname));
-const own = doc.currentScript && doc.currentScript.src;
+const own = doc.currentScript instanceof HTMLScriptElement && doc.currentScript.src; // an image of that name is not ours
 const hosts = config.hosts.length ? config.hosts : own ? [new URL(own).origin] : [];
+const { reach, post, question, leave, load } = collector(hosts, config.portal);
 
+let waiting = []; // commands, until the first page view; then null
+let resume = null; // what the first page view waits for ends with this
 let queue = [];
-const gone = new Set(); // ids of hits that this page has sent
 let flying = false;
+let retry = 0; // the timer of the next try
+let banner = null; // the promise of its file
 let visitor = null; // cookies' values while analytics are allowed
 let identity = null; // an identify call that waits for the next hit
 let path = null; // setPath
@@ -28,7 +40,7 @@ let referrer = doc.referrer;
 let click = null; // a sealed click that waits for consent, sight and touch
 let touched = false;
 let carried = null; // a sealed visitor of another domain of the portal
-let carrying = null; // the link that is about to be followed, and the promise of its token
+let carrying = null; // the link that is about to be followed, when, and the promise of its token
 const privacyListeners = [];
 const identityListeners = [];
 
@@ -116,9 +128,10 @@ function setConsent(given) {
   if (config.mode.startsWith("opt_in")) writeCookie("__hs_initial_opt_in", any ? "yes" : "no", 7 * 86400);
   if (!analytics) forget();
   if (!isSilent()) {
+    const answer = answered();
     adopt(() => {
-      if (analytics) enter();
-      send({ type: "custom_event", name: "consent" });
+      if (allowed().analytics && !visitor) enter();
+      send({ type: "custom_event", name: "consent", consent: answer });
       returnClick();
     });
   }
@@ -133,16 +146,23 @@ function keepForgotten(sender) {
   else deleteCookies(ANALYTICS);
 }
 
-function forget() {
+function forgetVisitor() {
   deleteCookies(ANALYTICS);
   visitor = null;
   identity = null;
-  queue = [];
-  try {
-    localStorage.removeItem(STORE);
-  } catch (error) {
-    // no storage, nothing to forget
-  }
+}
+
+// Of the hits, nobody's may still go.
+function forget() {
+  forgetVisitor();
+  keepOnly((hit) => !hit.utk);
+}
+
+// Another tab, or the pages since this one was left, may have said no, or begun another visitor.
+function lookAgain() {
+  if (!visitor) return;
+  if (!allowed().analytics) forget();
+  else if (readCookies().hubspotutk !== visitor.cookie) enter();
 }
 
 function revoke() {
@@ -172,17 +192,13 @@ function release() {
 }
 
 function ask(again) {
-  const cookies = readCookies();
-  if (config.mode === "off" || !config.banner || (!again && (answered() || cookies.__hs_initial_opt_in))) return;
-  if (win.__hsBanner) {
-    win.__hsBanner(config, setConsent);
-    return;
-  }
-  win.__hsBannerWaits = [config, setConsent];
-  const script = doc.createElement("script");
-  script.src = hosts[0] + "/t/" + config.portal + "/banner.js";
-  script.async = true;
-  doc.head.appendChild(script);
+  const isSettled = !again && (isSilent() || answered() || readCookies().__hs_initial_opt_in);
+  if (config.mode === "off" || !config.banner || isSettled) return;
+  banner = banner || load("/t/" + config.portal + "/banner.js", BANNER_MS);
+  banner.then(
+    safely(() => (again || !answered()) && win.__hsBanner(config, setConsent)),
+    () => (banner = null),
+  );
 }
 
 // Visitors and hits
@@ -195,30 +211,35 @@ function enter() {
   writeCookie("hubspotutk", cookies.utk, HALF_YEAR);
   writeCookie("__hssc", cookies.hssc, 1800);
   writeCookie("__hssrc", "1", null);
-  visitor = { ...cookies, new_browser_session: cookies.utk !== fresh && before.__hssrc !== "1" };
+  const isNewSession = cookies.utk !== fresh && before.__hssrc !== "1";
+  visitor = { ...cookies, new_browser_session: isNewSession, cookie: readCookies().hubspotutk };
   identityListeners.forEach((listener) => safely(listener)(visitor.utk));
 }
 
+// A copy of what the page gave; what cannot be sent is refused here, and not when others wait behind it.
+const copied = (given) => JSON.parse(JSON.stringify(given));
+
 function send(hit) {
   if (isSilent()) return;
-  const hits = identity ? [{ type: "identify", ...identity }, hit] : [hit];
-  if (visitor) identity = null;
-  hits.forEach((each) => {
-    const about = { event_id: uuid(), occurred_at: Date.now(), consent: answered() };
-    if (visitor) about.utk = visitor.utk;
-    if (each.type !== "identify" || visitor) queue.push({ ...about, ...each });
-  });
-  queue = queue.slice(-MOST_QUEUED);
+  lookAgain();
+  const about = () => ({ event_id: uuid(), occurred_at: Date.now(), consent: answered(), utk: visitor ? visitor.utk : undefined });
+  const hits = [copied({ ...about(), ...hit })];
+  if (identity && visitor) {
+    hits.unshift({ ...about(), type: "identify", ...identity });
+    identity = null;
+  }
+  queue = queue.concat(hits).slice(-MOST_QUEUED);
   store();
-  flush(0);
+  flush();
 }
 
 function here() {
-  return cleaned(path === null ? location.href : new URL(path, location.href).href);
+  return cleaned(path === null ? location.href : path);
 }
 
 function pageView() {
   const state = allowed();
+  if (visitor && !state.analytics) forget();
   visitor = null;
   if (state.analytics && !isSilent()) enter();
   const canonical = doc.querySelector('link[rel="canonical"]');
@@ -240,129 +261,105 @@ function pageView() {
 function stored() {
   try {
     const kept = JSON.parse(localStorage.getItem(STORE));
-    return Array.isArray(kept) ? kept.filter((hit) => hit && hit.event_id) : [];
+    return Array.isArray(kept) ? kept.filter((hit) => hit && hit.event_id && hit.occurred_at > Date.now() - DAY_MS) : [];
   } catch (error) {
     return []; // damaged or forbidden
   }
 }
 
-function store() {
+function store(sent = []) {
   if (!allowed().analytics) return;
-  const mine = new Set(queue.map((hit) => hit.event_id));
-  const others = stored().filter((hit) => !mine.has(hit.event_id) && !gone.has(hit.event_id));
+  const ours = new Set(queue.concat(sent).map((hit) => hit.event_id));
+  const others = stored().filter((hit) => !ours.has(hit.event_id));
   try {
-    localStorage.setItem(STORE, JSON.stringify(others.concat(queue).slice(-MOST_QUEUED)));
+    localStorage.setItem(STORE, "[" + newest(others.concat(queue)) + "]");
   } catch (error) {
     // full or forbidden: what is in memory is sent all the same
   }
 }
 
+// As texts, as many as there is room for.
+function newest(hits) {
+  let room = MOST_STORED;
+  const fitting = (text) => text.length <= room && ((room -= text.length), true);
+  return hits.slice(-MOST_QUEUED).map((hit) => JSON.stringify(hit)).reverse().filter(fitting).reverse();
+}
+
 function recover() {
-  if (!allowed().analytics) return;
-  queue = stored().filter((hit) => hit.occurred_at > Date.now() - DAY_MS).concat(queue);
+  if (allowed().analytics && !isSilent()) queue = stored();
+}
+
+function keepOnly(stays) {
+  queue = queue.filter(stays);
+  try {
+    localStorage.removeItem(STORE);
+  } catch (error) {
+    // no storage, nothing to remove
+  }
 }
 
 function packed() {
-  const hits = [];
-  let body = "";
+  const texts = [];
+  let room = MOST_BYTES - 50; // for what is around them
   for (const hit of queue) {
-    const longer = JSON.stringify({ sent_at: Date.now(), hits: [...hits, hit] });
-    if (hits.length && new Blob([longer]).size > MOST_BYTES) break;
-    hits.push(hit);
-    body = longer;
+    const text = JSON.stringify(hit);
+    const size = new Blob([text]).size + 1;
+    if (texts.length && size > room) break;
+    room -= size;
+    texts.push(text);
   }
-  return { hits, body };
+  return { hits: queue.slice(0, texts.length), body: '{"sent_at":' + Date.now() + ',"hits":[' + texts + "]}", fits: room >= 0 };
 }
 
-function flush(host) {
-  if (flying || !queue.length || host >= hosts.length) return;
-  const { hits, body } = packed();
+function flush() {
+  lookAgain();
+  if (flying || !queue.length || isSilent()) return;
+  const { hits, body, fits } = packed();
   const sender = visitor && visitor.utk;
+  const stand = () => hits.every((hit) => queue.includes(hit)); // or were withdrawn
   flying = true;
+  clearTimeout(retry);
   const done = (leaves) => {
     flying = false;
-    if (!leaves) return;
-    const sent = new Set(hits.map((hit) => hit.event_id));
-    sent.forEach((id) => gone.add(id));
-    queue = queue.filter((hit) => !sent.has(hit.event_id));
-    store();
-    flush(0);
+    keepForgotten(sender);
+    if (leaves) {
+      queue = queue.filter((hit) => !hits.includes(hit));
+      store(hits);
+    } else if (stand()) {
+      retry = setTimeout(safely(flush), RETRY_MS);
+      return;
+    }
+    flush();
   };
-  const again = () => setTimeout(safely(() => flush(0)), RETRY_MS);
-  fetch(hosts[host] + "/e/" + config.portal, {
-    method: "POST",
-    body,
-    keepalive: new Blob([body]).size <= MOST_BYTES,
-    credentials: "include",
-    headers: { "Content-Type": "text/plain" },
-  }).then(
-    safely((answer) => {
-      keepForgotten(sender);
-      const busy = answer.status === 429 || answer.status >= 500;
-      done(!busy);
-      if (busy) again();
-    }),
-    safely(() => {
-      done(false);
-      if (host + 1 < hosts.length) flush(host + 1);
-      else again();
-    }),
+  const attempt = async (host, signal) => {
+    if (!stand()) throw new Error("withdrawn");
+    return post(host, signal, body, fits);
+  };
+  reach(attempt, HIT_MS + body.length / 4).then(
+    safely((answer) => done(answer.status !== 429)),
+    safely(() => done(false)),
   );
 }
 
-function leave() {
-  if (!queue.length || !hosts.length) return;
-  const { body } = packed();
-  navigator.sendBeacon(hosts[0] + "/e/" + config.portal, new Blob([body], { type: "text/plain" }));
+function left() {
+  while (resume) resume();
+  lookAgain();
+  if (queue.length && !isSilent()) leave(packed().body);
 }
 
 // Forms
 
-function isCard(text) {
-  const digits = text.replace(/[ -]/g, "");
-  if (!/^\d{13,19}$/.test(digits)) return false;
-  let sum = 0;
-  Array.from(digits).reverse().forEach((digit, at) => {
-    const value = at % 2 ? digit * 2 : +digit;
-    sum += value > 9 ? value - 9 : value;
-  });
-  return sum % 10 === 0;
-}
-
-function formFields(form) {
-  const fields = {};
-  let email = null;
-  Array.from(form.elements).forEach((input) => {
-    const { name, type, value } = input;
-    const silent = !name || input.disabled || ["password", "file", "submit", "button", "image", "reset"].includes(type);
-    const unchecked = (type === "checkbox" || type === "radio") && !input.checked;
-    if (silent || unchecked || typeof value !== "string" || isSecret(name, value) || isCard(value)) return;
-    if (type === "hidden" && /csrf|nonce/i.test(name)) return;
-    fields[name] = name in fields ? fields[name] + ";" + value : value;
-    if (!email && value && (type === "email" || /^e[-_]?mail/i.test(name))) email = value;
-  });
-  return { fields, email };
-}
-
-function addHidden(form, values) {
-  Object.keys(values).forEach((name) => {
-    const input = form.querySelector('input[name="' + name + '"]') || doc.createElement("input");
-    Object.assign(input, { type: "hidden", name, value: values[name] });
-    form.appendChild(input);
-  });
-}
-
 function submitted(event) {
   const form = event.target;
   if (!(form instanceof HTMLFormElement) || isSilent()) return;
+  lookAgain();
   const action = new URL(form.getAttribute("action") || "", location.href);
   if (hosts.includes(action.origin) && action.pathname.startsWith("/forms/")) {
-    const values = { _hsevent: uuid(), _hspage: here() };
-    if (visitor) Object.assign(values, { _hsutk: visitor.utk, _hsconsent: "1" });
-    addHidden(form, values);
+    const says = visitor ? "1" : answered() && "0";
+    setHidden(form, { _hsevent: uuid(), _hspage: here(), _hsutk: visitor && visitor.utk, _hsconsent: says });
     return;
   }
-  const id = form.dataset.trackForm || (config.allForms && (form.id || form.getAttribute("name") || "form"));
+  const id = form.dataset.trackForm || (config.allForms && (form.getAttribute("id") || form.getAttribute("name") || "form"));
   if (id) send({ type: "form_submission", form_id: id, page_url: here(), ...formFields(form) });
 }
 
@@ -386,20 +383,10 @@ function returnClick() {
 
 // Another domain of the portal: the visitor goes along, sealed, for a minute.
 
-function post(body) {
-  return fetch(hosts[0] + "/e/" + config.portal, {
-    method: "POST",
-    body: JSON.stringify({ consent: answered(), ...body }),
-    credentials: "include",
-    headers: { "Content-Type": "text/plain" },
-  }).then((answer) => answer.json());
-}
-
-const within = (ms, promise) => Promise.race([promise.catch(() => ({})), new Promise((done) => setTimeout(() => done({}), ms))]);
-
 // The link under an event, if it leads to a domain of the portal where our cookie is not.
 function foreignLink(event) {
   const link = event.target.closest && event.target.closest("a[href]");
+  lookAgain();
   if (!link || !visitor || !/^https?:$/.test(link.protocol)) return null;
   const theirs = cookieDomain(link.hostname, config.domains);
   return theirs && theirs !== domain ? link : null;
@@ -407,8 +394,9 @@ function foreignLink(event) {
 
 function prepareToCarry(event) {
   const link = foreignLink(event);
-  if (!link || (carrying && carrying.link === link)) return;
-  carrying = { link, token: within(2000, post({ type: "carry", utk: visitor.utk })).then((answer) => answer.token) };
+  if (!link || (carrying && carrying.link === link && Date.now() - carrying.at < CARRY_AGAIN_MS)) return;
+  const asked = question({ consent: answered(), type: "carry", utk: visitor.utk }, CARRY_MS);
+  carrying = { link, at: Date.now(), token: asked.then((answer) => answer.token) };
 }
 
 function carry(event) {
@@ -435,10 +423,16 @@ function adopt(then) {
     return;
   }
   carried = null;
-  within(4000, post({ type: "adopt", token })).then(
+  resume = () => {
+    resume = null;
+    then();
+  };
+  const mine = resume;
+  question({ consent: answered(), type: "adopt", token }, ADOPT_MS).then(
     safely(({ utk }) => {
-      if (utk) writeCookie("hubspotutk", utk, HALF_YEAR);
-      then();
+      if (resume !== mine) return;
+      if (utk && allowed().analytics && !readCookies().hubspotutk) writeCookie("hubspotutk", utk, HALF_YEAR);
+      mine();
     }),
   );
 }
@@ -446,13 +440,23 @@ function adopt(then) {
 // Commands
 
 const commands = {
-  setPath: (to) => (path = to),
+  setPath: (to) => {
+    path = new URL(to, location.href).href;
+  },
   trackPageView: pageView,
   identify: ({ email, id, signature, expires, ...properties }) => {
-    identity = { email, external_id: id === undefined ? undefined : String(id), signature, expires, properties };
+    identity = copied({ email, external_id: id === undefined ? undefined : String(id), signature, expires, properties });
   },
   trackCustomBehavioralEvent: ({ name, properties }) => send({ type: "custom_event", name, properties }),
-  doNotTrack: (how) => (how && how.track ? deleteCookies(["__hs_do_not_track"]) : writeCookie("__hs_do_not_track", "yes", HALF_YEAR)),
+  doNotTrack: (how) => {
+    if (how && how.track) {
+      deleteCookies(["__hs_do_not_track"]);
+      return;
+    }
+    writeCookie("__hs_do_not_track", "yes", HALF_YEAR);
+    visitor = null;
+    keepOnly(() => false);
+  },
   addPrivacyConsentListener: (listener) => {
     privacyListeners.push(listener);
     if (answered() || config.mode === "off" || config.mode === "notify") tellPrivacy([listener]);
@@ -466,33 +470,53 @@ const commands = {
   setConsent,
   setHubSpotConsent: setConsent,
   resetVisitorIdentity: () => {
-    forget();
+    forgetVisitor();
     if (allowed().analytics && !isSilent()) enter();
   },
 };
 
 const run = safely((command) => {
-  const [name, ...given] = Array.isArray(command) ? command : [command];
+  const [name, ...given] = [].concat(command);
   if (Object.prototype.hasOwnProperty.call(commands, name)) commands[name](...given);
 });
 
 const SETTINGS = ["setPath", "identify", "doNotTrack", "addPrivacyConsentListener", "addIdentityListener"];
 
+// Settings count for the first page view, all else comes after it.
+const take = (command) => (waiting && !SETTINGS.includes([].concat(command)[0]) ? waiting.push(command) : run(command));
+
+function begin() {
+  safely(pageView)();
+  const commands = waiting;
+  waiting = null;
+  commands.forEach(run);
+  returnClick();
+}
+
 function start() {
   if (answered() && !allowed().analytics) deleteCookies(ANALYTICS);
   recover();
-  const waiting = [].concat(win._hsq || [], win._hsp || []);
-  win._hsq = { push: (...given) => given.forEach(run) };
+  const before = new Set([win._hsq, win._hsp]); // often the same
+  win._hsq = { push: (...given) => given.forEach(take) };
   win._hsp = win._hsq;
-  waiting.filter((command) => SETTINGS.includes(command[0])).forEach(run);
-  arrive();
-  adopt(() => {
-    pageView();
-    waiting.filter((command) => !SETTINGS.includes(command[0])).forEach(run);
-    returnClick();
-  });
+  before.forEach((commands) => Array.isArray(commands) && commands.forEach(take));
+  safely(arrive)();
+  resume = () => {
+    resume = null;
+    adopt(safely(begin));
+  };
+  if (doc.body) resume();
+  else listen(doc, "DOMContentLoaded", () => resume && resume()); // title and canonical may come yet
   release();
+  listen(doc, "DOMContentLoaded", release);
   ask(false);
+}
+
+// From the back-forward cache.
+function shownAgain(event) {
+  if (!event.persisted) return;
+  referrer = doc.referrer;
+  pageView();
 }
 
 const listen = (target, name, work) => target.addEventListener(name, safely(work), { capture: true, passive: true });
@@ -501,8 +525,8 @@ safely(() => {
   if (win.__hsTracking) return;
   win.__hsTracking = true;
   ["pointerdown", "keydown", "touchstart", "scroll"].forEach((name) =>
-    listen(win, name, () => {
-      touched = true;
+    listen(win, name, (event) => {
+      touched = touched || event.isTrusted;
       returnClick();
     }),
   );
@@ -510,9 +534,9 @@ safely(() => {
   listen(doc, "submit", submitted);
   listen(doc, "pointerdown", prepareToCarry);
   win.addEventListener("click", safely(carry)); // last of all: after the page's own handlers
-  listen(win, "online", () => flush(0));
-  listen(win, "pagehide", leave);
-  listen(win, "pageshow", (event) => event.persisted && pageView());
+  listen(win, "online", flush);
+  listen(win, "pagehide", left);
+  listen(win, "pageshow", shownAgain);
   if (doc.prerendering) listen(doc, "prerenderingchange", start);
   else start();
 })();

@@ -3,6 +3,7 @@
 Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); without them these tests skip and say so.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +30,8 @@ def place(chromium: None, servers: Servers, tmp_path_factory: pytest.TempPathFac
     settings = Settings.model_validate({"kafka": name, "edge": {"trusted_proxies": "127.0.0.0/8"}})
     edge = Running(settings, tmp_path_factory.mktemp("edge"))
     with (
-        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port)) as started,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port, silent.getsockname()[1])) as started,
         site(f"http://t.site.localhost:{edge.port}") as port,
     ):
         yield World(started, port)
@@ -58,3 +60,16 @@ def browsers(chromium: None, tmp_path: Path) -> Iterator[Callable[..., Browser]]
 @pytest.fixture
 def browser(browsers: Callable[..., Browser]) -> Browser:
     return browsers()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Browser]:
+    """A browser whose console has nothing of ours at the end."""
+    yield browser
+    assert said_by_us(browser) == []
+
+
+def said_by_us(page: Browser) -> list[str]:
+    """Errors and warnings in the console, without what the browser says of requests that failed."""
+    said = [entry for entry in page.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]  # type: ignore[no-untyped-call]
+    return [entry["message"] for entry in said if not any(name in entry["message"] for name in ("favicon", "net::ERR_", "no-page"))]

@@ -21,6 +21,7 @@ from tests.edge.running import KEY, Running, events, until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 OFF, OPT_IN, CATEGORIES, OPT_OUT, TWO_HOSTS, NO_HOST, NOTIFY = 1, 2, 3, 4, 5, 6, 7
+ASKING_TWO_HOSTS, SILENT_HOST, ASKING_SILENT_HOST, OTHER_RULES, NO_BANNER = 8, 9, 10, 11, 12
 MODES = {
     OFF: "off",
     OPT_IN: "opt_in",
@@ -29,18 +30,34 @@ MODES = {
     TWO_HOSTS: "off",
     NO_HOST: "off",
     NOTIFY: "notify",
+    ASKING_TWO_HOSTS: "opt_in",
+    SILENT_HOST: "off",
+    ASKING_SILENT_HOST: "opt_in",
+    OTHER_RULES: "opt_out",
+    NO_BANNER: "opt_in",
+}
+SETTINGS = {
+    OTHER_RULES: """bind_on = "visible"
+all_forms = true
+consent.honour_gpc = false
+consent.honour_dnt = false
+consent.texts = { de = { title = "Kekse" }, fr = { title = "Biscuits", accept = "Oui" } }""",
+    NO_BANNER: "consent.banner = false",
 }
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36"
 MINUTE = 60_000
 DEAD = "http://t.site.localhost:1"
 
 
-def portals(port: int) -> str:
-    hosts = {TWO_HOSTS: [DEAD, f"http://t.site.localhost:{port}"], NO_HOST: [DEAD]}
+def portals(port: int, silent_port: int = 1) -> str:
+    """The portals file. At `silent_port` somebody listens who never answers."""
+    lives, silent = f"http://t.site.localhost:{port}", f"http://t.site.localhost:{silent_port}"
+    hosts = {NO_HOST: [DEAD]} | {portal: [DEAD, lives] for portal in (TWO_HOSTS, ASKING_TWO_HOSTS)}
+    hosts |= {portal: [silent, lives] for portal in (SILENT_HOST, ASKING_SILENT_HOST)}
     return "\n".join(
         f'[[portals]]\nid = {portal}\ndomains = ["site.localhost", "shop.localhost"]\n'
         f'hosts = {hosts.get(portal, [])}\nkeys = ["env:EDGE_KEY"]\n'
-        f'consent = {{ mode = "{mode}" }}\nthank_you = "http://www.site.localhost/thanks"\n'
+        f'consent.mode = "{mode}"\nthank_you = "http://www.site.localhost/thanks"\n{SETTINGS.get(portal, "")}\n'
         for portal, mode in MODES.items()
     ).replace("'", '"')
 

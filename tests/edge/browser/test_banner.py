@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.edge.browser.driving import CATEGORIES, NOTIFY, OPT_IN, OPT_OUT, Browser, World
+from tests.edge.browser.driving import CATEGORIES, NOTIFY, OPT_IN, OPT_OUT, OTHER_RULES, Browser, World
 from tests.edge.running import until
 
 AXE = (Path(__file__).parents[1] / "axe" / "axe.min.js").read_text(encoding="utf-8")
@@ -24,6 +25,62 @@ def test_the_banner_can_be_used_with_keys(world: World, browser: Browser) -> Non
     active = browser.switch_to.active_element
     active.send_keys(Keys.TAB, Keys.ENTER)
     until(lambda: "hubspotutk" in browser.cookies(), "accepted")
+
+
+def test_categories_chosen_with_keys(world: World, browser: Browser) -> None:
+    """Tab goes through boxes and buttons, Space ticks a box, Enter saves."""
+    browser.get(world.url(CATEGORIES))
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there")
+    keys = [Keys.TAB, Keys.TAB, Keys.SPACE, Keys.TAB, Keys.SPACE, Keys.TAB, Keys.TAB, Keys.TAB, Keys.ENTER]
+    ActionChains(browser).send_keys(*keys).perform()
+    until(lambda: "__hs_cookie_cat_pref" in browser.cookies(), "an answer")
+    assert browser.cookies()["__hs_cookie_cat_pref"] == "1:false_2:true_3:true"
+    assert not browser.find_elements(By.ID, "__hsbanner")
+
+
+def test_escape_is_no_answer(world: World, browser: Browser) -> None:
+    """The banner goes, the focus is where it was, nothing is stored, and the next page asks again; so does showBanner, after an answer."""
+    browser.get(world.url(OPT_IN))
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there")
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert not browser.find_elements(By.ID, "__hsbanner")
+    assert browser.cookies() == {}
+    browser.get(world.url(OPT_IN, "form"))
+    browser.banner("Decline")
+    browser.execute_script("document.querySelector('[name=size]').focus(); _hsq.push(['showBanner'], ['showBanner'])")
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there again")
+    assert len(browser.find_elements(By.ID, "__hsbanner")) == 1
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert browser.switch_to.active_element.get_attribute("name") == "size"
+    assert browser.cookies()["__hs_opt_out"] == "yes"
+
+
+def test_the_banner_speaks_the_pages_language(world: World, browser: Browser) -> None:
+    """The page's language, else the browser's; the portal's texts before ours, and ours, or English, where it has none."""
+    browser.get(world.url(OTHER_RULES))
+    browser.banner("Accept")
+    said = {language: spoken(browser, language) for language in ("en-GB", "de-AT", "fr", "xx", "")}
+    english = ("en", ["Cookies on this site", "Accept", "Decline"])
+    assert said == {
+        "en-GB": english,
+        "de-AT": ("de", ["Kekse", "Annehmen", "Ablehnen"]),
+        "fr": ("fr", ["Biscuits", "Oui", "Decline"]),
+        "xx": english,
+        "": english,
+    }
+    browser.execute_script("Object.defineProperty(navigator, 'languages', {value: ['xx', 'de']})")
+    assert spoken(browser, "") == said["de-AT"]
+
+
+def spoken(browser: Browser, language: str) -> tuple[str | None, list[str]]:
+    """The language and the texts of the banner in a page of this language."""
+    browser.execute_script("document.documentElement.lang = arguments[0]; _hsq.push(['showBanner'])", language)
+    until(lambda: browser.find_elements(By.ID, "__hsbanner"), "the banner is there")
+    section = browser.find_element(By.ID, "__hsbanner").shadow_root.find_element(By.CSS_SELECTOR, "section")
+    texts = [each.text for each in section.find_elements(By.CSS_SELECTOR, "h2, button")]
+    found = section.get_attribute("lang"), texts
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    return found
 
 
 @pytest.mark.parametrize("portal", [OPT_IN, CATEGORIES, OPT_OUT, NOTIFY])
