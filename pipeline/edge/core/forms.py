@@ -18,7 +18,8 @@ MAX_VALUES = 1_000
 MAX_CHARACTERS = 65_536
 FORM_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 HIDDEN = ("_hsutk", "_hsevent", "_hspage", "_hsconsent")
-"""Inputs that the script adds to a form that posts to the collector: utk, event id, page, and `1` for consent to analytics."""
+"""Inputs that the script adds to a form that posts to the collector: utk, event id, page, and the answer about analytics, if any."""
+_ANSWERS = {"1": {"analytics": True}, "0": {"analytics": False}}
 
 
 class ErrorType(StrEnum):
@@ -73,7 +74,7 @@ def of_html(pairs: Sequence[tuple[str, str]], referrer: str | None) -> Submissio
     context = {
         "hutk": own.get("_hsutk"),
         "pageUri": own.get("_hspage") or referrer,
-        "consent": {"analytics": True} if own.get("_hsconsent") == "1" else None,
+        "consent": _ANSWERS.get(own.get("_hsconsent", "")),
     }
     return Submission(fields, context, event_id=normalise.event_id(own.get("_hsevent")))
 
