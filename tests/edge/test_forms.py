@@ -93,6 +93,9 @@ def test_a_form_of_html() -> None:
     consented = forms.event_of(forms.of_html([*inputs, ("_hsconsent", "1")], None), ASKING, "contact", PERSON, event_id(9))
     assert isinstance(consented, FormSubmission)
     assert consented.utk == utk("u")
+    refused = forms.event_of(forms.of_html([*inputs, ("_hsconsent", "0")], None), SITE, "contact", PERSON, event_id(9))
+    assert isinstance(refused, FormSubmission)
+    assert (refused.utk, refused.ip, refused.user_agent) == (None, None, None)
 
 
 def test_one_key_one_event() -> None:
