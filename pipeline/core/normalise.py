@@ -24,6 +24,8 @@ LATEST = Millis(4_102_444_800_000)
 """2100-01-01T00:00:00Z, the first moment that is too late."""
 MAX_PORTAL = 2**63 - 1
 MAX_EMAIL_CHARACTERS = 254
+LONGEST_EMAIL_GIVEN = 1_024
+"""Characters once it is trimmed and before it is normalised: what NFC does with many marks on one letter takes the square of their number."""
 MAX_URL_BYTES = 8192
 
 _BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
@@ -70,9 +72,9 @@ def utk(value: object) -> Utk | None:
 
 def email(value: object) -> Email | None:
     """An address: trimmed, NFC, local part lower-case, domain as IDNA (UTS 46) writes it in ASCII; dots and +tags stay."""
-    if type(value) is not str:
+    if type(value) is not str or len(trimmed := value.strip()) > LONGEST_EMAIL_GIVEN:
         return None
-    local, at, domain = unicodedata.normalize("NFC", value.strip()).partition("@")
+    local, at, domain = unicodedata.normalize("NFC", trimmed).partition("@")
     local = unicodedata.normalize("NFC", local.lower())
     ascii_domain = _ascii_domain(domain)
     if not local or not at or ascii_domain is None or _BLANK_OR_CONTROL.search(local):
@@ -81,7 +83,7 @@ def email(value: object) -> Email | None:
     return Email(address) if len(address) <= MAX_EMAIL_CHARACTERS else None
 
 
-@remembered(65_536, longest=256)
+@remembered(65_536, longest=64)
 def _ascii_domain(domain: str) -> str | None:
     """The domain in lower case and ASCII, if it has a dot inside and none at its ends (what `idna` refuses is no domain)."""
     try:

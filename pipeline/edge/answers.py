@@ -1,6 +1,5 @@
 """What the routes answer besides Starlette's responses: errors that end a request, and JSON."""
 
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -9,12 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeline.logs import logger
+from pipeline.edge import bugs
 
 UNCACHED = {"Cache-Control": "no-store"}
 RETRY_S = 5
-
-log = logger("edge")
 
 Headers = Mapping[str, str]
 
@@ -70,9 +67,8 @@ async def answered(endpoint: Callable[[Request], Awaitable[Response]], request: 
 
 
 def bug(error: Exception) -> Response:
-    """Logs where it happened; a traceback would show values."""
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("a bug in the collector", kind=type(error).__name__, at=places)
+    """Logs where it happened."""
+    bugs.note(error)
     return json({"error": "internal"}, 500)
 
 

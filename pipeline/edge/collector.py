@@ -5,6 +5,7 @@ Each route is the same story: which portal, may this origin and this address ask
 """
 
 import secrets
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from pipeline.core.events import EmailClick, Event, EventId, Millis, PortalId
 from pipeline.edge import answers, asked, bodies, metrics, openapi, served_script
 from pipeline.edge.answers import UNCACHED, AnswerError, Headers
 from pipeline.edge.asked import Told
-from pipeline.edge.bodies import BodyError
+from pipeline.edge.bodies import BodyError, Room
 from pipeline.edge.clicks import Clicks
 from pipeline.edge.core import forms, hits, links, sealing, visitors
 from pipeline.edge.core.addresses import Network
@@ -35,9 +36,12 @@ from pipeline.edge.core.portal import Portal
 from pipeline.edge.delivery import Delivery, SpoolFullError
 from pipeline.edge.limits import Limits
 from pipeline.edge.renewal import renewed
+from pipeline.logs import logger
 
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 _THANKS = "<!doctype html><meta charset=utf-8><title>Thank you</title><p>Thank you."
+
+log = logger("edge")
 
 
 @dataclass(slots=True)
@@ -49,10 +53,11 @@ class Collector:
     clicks: Clicks
     trusted: Sequence[Network] = ()
     limits: Limits = field(default_factory=Limits)
+    room: Room = field(default_factory=Room)
 
     def app(self) -> Starlette:
         """The application; whoever mounts it starts and stops `delivery` on the same loop."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/e/{portal:portal}", _Route("/e", self.hits), methods=["POST", "OPTIONS"]),
                 Route("/e/{portal:portal}.gif", _Route("/e.gif", self.gif), methods=["GET", "HEAD"]),
@@ -66,6 +71,8 @@ class Collector:
             ],
             exception_handlers={HTTPException: answers.refused},
         )
+        app.router.redirect_slashes = False  # the place would be of the Host that the request names
+        return app
 
     async def hits(self, request: Request) -> Response:
         portal, told = self._portal(request), Told(request.scope["headers"])
@@ -73,14 +80,14 @@ class Collector:
         if request.scope["method"] == "OPTIONS":
             return answers.preflight(cors)
         about = self._about(portal, request, told, cors)
-        body = await _bounded(bodies.body(request, told), cors)
+        body = await _bounded(bodies.body(request, told, self.room), cors)
         given = _loaded(body, cors)
         if isinstance(given, dict) and given.get("type") in ("carry", "adopt"):
             return answers.json(_VISITORS[given["type"]](given, portal, about), 202, {**cors, **UNCACHED})
         sent, sent_at = _hits(given, cors)
         made = [hits.event_of(hit, portal, about, sent_at) for hit in sent]
         for position, event in enumerate(made):
-            if isinstance(event, EmailClick) and not await self._is_first(event, about.received_at):
+            if isinstance(event, EmailClick) and not await self._is_first(event, about.received_at, cors):
                 made[position] = Dropped.INVALID_CLICK.value
         events = [event for event in made if isinstance(event, Event)]
         await self._accept(events, cors)
@@ -117,10 +124,10 @@ class Collector:
         about = self._about(portal, request, told, cors)
         is_html = told.text(b"content-type").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
         if is_html:
-            inputs = await _bounded(bodies.pairs(request, told, forms.MAX_VALUES), cors)
+            inputs = await _bounded(bodies.pairs(request, told, self.room, forms.MAX_VALUES), cors)
             submission: forms.Submission | forms.FormError = forms.of_html(inputs, told.get(b"referer"))
         else:
-            submission = forms.of_json(_loaded(await _bounded(bodies.body(request, told), cors), cors))
+            submission = forms.of_json(_loaded(await _bounded(bodies.body(request, told, self.room), cors), cors))
         if isinstance(submission, forms.FormError):
             return _form_errors([submission], cors)
         submission = submission._replace(is_from_server=_has_server_key(portal, told))
@@ -204,9 +211,14 @@ class Collector:
         for event in events:
             metrics.accepted(event.type)
 
-    async def _is_first(self, click: EmailClick, now: Millis) -> bool:
+    async def _is_first(self, click: EmailClick, now: Millis, cors: Headers) -> bool:
+        """AnswerError 503 if the disk does not take who is."""
         assert click.utk is not None
-        return await anyio.to_thread.run_sync(self.clicks.is_first, click.event_id, click.utk, now)
+        try:
+            return await anyio.to_thread.run_sync(self.clicks.is_first, click.event_id, click.utk, now)
+        except sqlite3.OperationalError as error:
+            log.error("the clicks cannot be written", error=error.sqlite_errorname)  # noqa: TRY400 - the disk's failure
+            raise answers.spool_full(cors) from None
 
 
 def _carried(asked: Mapping[str, Any], portal: Portal, about: About) -> Mapping[str, str | None]:
@@ -248,7 +260,8 @@ async def _bounded(reading: Awaitable[Any], cors: Headers) -> Any:
     try:
         return await reading
     except BodyError as error:
-        raise AnswerError(error.status, error.error, cors) from None
+        again = {"Retry-After": str(answers.RETRY_S)} if error.status == 503 else {}
+        raise AnswerError(error.status, error.error, {**cors, **again}) from None
 
 
 def _loaded(body: bytes, cors: Headers) -> Any:

@@ -16,12 +16,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from pipeline.edge.asked import Told
 
 HEAD_BYTES = 64 * 1024
+MOST_HEADERS = 100
+MOST_WAITING = 100
+"""Requests of a connection that may wait for the answers of those before them; browsers send one after the other."""
 PATIENCE_S = 10.0
 """How long a client may take to send a head, from the opening of the connection or its first byte on."""
 
 
 class Connection(HttpToolsProtocol):
-    """Closes a connection whose request's head is too long or too slow; the body's bounds are those of `bodies`.
+    """Closes a connection whose requests' heads are too long, too slow or too many; the body's bounds are those of `bodies`.
 
     `take` is offered each POST that came in one piece on a connection that stays. It returns whether it answers it, now or later.
     """
@@ -38,7 +41,7 @@ class Connection(HttpToolsProtocol):
         """uvicorn's default headers, of which `_default_head` was made."""
         self._default_head = b""
         self._idle_since: float | None = None
-        """When the last answer was sent, in the loop's time; None while there is something to do."""
+        """When the last answer was sent, in the loop's time; None while there is something to do, which a lone end of a line is not."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # TCP gives no other
         super().connection_made(transport)
@@ -56,6 +59,8 @@ class Connection(HttpToolsProtocol):
                 self._leave(self._held)  # the rest of the body comes later, or never
             except HttpParserError:  # as uvicorn says it where it parses: without what was asked for
                 self.send_400_response("Invalid HTTP request received.")
+        if len(self.headers or ()) > MOST_HEADERS:  # of a head that goes on, or after a body
+            self.transport.close()
         if not self._in_head:  # nearly always: heads come in one piece
             return
         if self._waiting is None:
@@ -65,12 +70,14 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._idle_since = True, 0, None
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._idle_since = False, None  # an answer to the request before may have come meanwhile
         self._stop_waiting()
+        if len(self.headers) > MOST_HEADERS or len(self.pipeline) >= MOST_WAITING:
+            raise ValueError("too many headers or requests")  # the parser stops; uvicorn answers 400 and closes
         if self._may_be_taken():
             self._held = []
         else:
@@ -155,7 +162,7 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _unset_keepalive_if_required(self) -> None:
-        self._idle_since = None
+        """Nothing: uvicorn calls it for any byte, but only a request's first one ends a connection's idleness."""
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(PATIENCE_S, self.transport.close)

@@ -7,7 +7,6 @@ Kafka takes them. Everything here runs on one event loop; only the disk is left 
 
 import asyncio
 import os
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +21,7 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.patience import Complaints
 from pipeline.core.events import Event
+from pipeline.edge import bugs
 from pipeline.edge.spool import DamageError, Record, Spool, SpoolFullError, read
 from pipeline.logs import logger
 from pipeline.settings import Settings
@@ -37,7 +37,7 @@ _TRY_EVERY_S = 1.0
 _DRAINED_AT_ONCE = 2_000
 
 Then = Callable[[int], None]
-"""Hears of how many of some records it is not known that they are safe; 0 is good."""
+"""Hears of how many of some records it is not known that they are safe; 0 is good. What it raises is a bug, which costs its own answer."""
 
 log = logger("edge")
 
@@ -114,9 +114,9 @@ class Delivery:
         try:
             await self._spooled(records)
         except SpoolFullError:
-            then(len(records))
+            _tell(then, len(records))
         else:
-            then(0)
+            _tell(then, 0)
 
     async def _spooled(self, records: Sequence[Record]) -> None:
         """Returns when the records are on disk, since Kafka is away."""
@@ -237,13 +237,21 @@ class _Flight:
         self._left -= 1
         if self._left == 0:
             self._delivery.over(self._lost)
-            self._then(self._lost)
+            _tell(self._then, self._lost)
+
+
+def _tell(then: Then, lost: int) -> None:
+    """Librdkafka's callbacks must not raise: `poll` would raise it again, which ends the process and with it everybody's answers."""
+    try:
+        then(lost)
+    except Exception as error:  # noqa: BLE001 - the outermost frame of an answer
+        bugs.note(error)
 
 
 def _ended(task: asyncio.Task[None]) -> None:
     """A bug of ours ends the process: what was accepted is safe, and without this task nothing more could be."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        traceback.print_exception(error)
+        bugs.note(error)
         os._exit(1)
 
 

@@ -21,8 +21,8 @@ class Limits:
         """0 if the request may go on, else in how many seconds to ask again. `now_s` is any clock that does not go back."""
         if now_s - self._began >= WINDOW_S:
             self._began, self._counts = now_s, {}
-        allowed = self._count(portal.id, "", portal.requests_per_minute)
-        allowed = self._count(portal.id, _who(ip), portal.requests_per_minute_and_ip) and allowed
+        allowed = self._count(portal.id, _who(ip), portal.requests_per_minute_and_ip)
+        allowed = allowed and self._count(portal.id, "", portal.requests_per_minute)  # what one is refused is not taken from all
         return 0 if allowed else max(1, round(self._began + WINDOW_S - now_s))
 
     def _count(self, portal: int, who: str, limit: int) -> bool:

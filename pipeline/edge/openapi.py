@@ -73,10 +73,10 @@ def _errors(*statuses: int) -> dict[str, Any]:
         405: "Another method.",
         408: "The body came too slowly.",
         413: "The body is over 512 KB, or has over 500 hits.",
-        415: "Another Content-Encoding than gzip.",
+        415: "Another Content-Encoding than gzip, or another charset of a multipart form than UTF-8.",
         425: "A prefetch follows no links.",
         429: "Too many requests; Retry-After says when to come again.",
-        503: "Kafka is away and the spool is full; Retry-After says when to come again.",
+        503: "Kafka is away and the spool is full, or too many bodies are on their way; Retry-After says when to come again.",
     }
     return {str(status): _json(said[status], _ERROR) for status in statuses}
 

@@ -35,6 +35,8 @@ from pipeline.settings import Settings
 from pipeline.supervise import Part, Supervisor
 
 _BACKLOG = 4_096
+_UNREAD_MS = 20_000
+"""How long a client may take nothing of what is sent to it; then the kernel ends the connection."""
 _GC_THRESHOLDS = (20_000, 10, 10)
 """Requests leave no garbage in cycles (9 objects of 18,000 requests), while looking for it held answers up, a whole look for 40 ms."""
 
@@ -162,6 +164,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)  # its connections inherit it
     try:
         made.bind((host, port))
     except OSError as error:

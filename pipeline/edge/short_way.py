@@ -7,7 +7,7 @@ so are the answers (a test compares them); whatever is unusual is left to it bef
 import re
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import orjson
 
@@ -16,6 +16,7 @@ from pipeline.edge import answers, asked, metrics
 from pipeline.edge.collector import Collector
 from pipeline.edge.connections import Whole
 from pipeline.edge.core.plain_hits import plain_events
+from pipeline.edge.delivery import Then
 from pipeline.edge.renewal import renewed
 
 _PATH = re.compile(rb"/e/([0-9]{1,19})")
@@ -63,8 +64,15 @@ class ShortWay:
                 request.respond(answers.refusal(answers.spool_full(answers.cors(origin))))
             metrics.answered("/e", 503 if lost else 202, began)
 
-        collector.delivery.hand_over(events, answer)
+        collector.delivery.hand_over(events, partial(_told, request, answer))
         return True
+
+
+def _told(request: Whole, answer: Then, lost: int) -> None:
+    try:
+        answer(lost)
+    except Exception as error:  # noqa: BLE001 - the outermost frame of an answer
+        request.respond(answers.bug(error))
 
 
 @lru_cache(maxsize=1_024)

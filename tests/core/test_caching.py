@@ -11,8 +11,8 @@ def test_short_texts_are_remembered_and_long_ones_are_not() -> None:
         asked.append(text)
         return len(text)
 
-    assert [size("short"), size("short"), size("longer"), size("longer")] == [5, 5, 6, 6]
-    assert asked == ["short", "longer", "longer"]
+    assert [size(text) for text in ("short", "short", "longer", "longer", "\N{HONEYBEE}", "\N{HONEYBEE}")] == [5, 5, 6, 6, 1, 1]
+    assert asked == ["short", "longer", "longer", "\N{HONEYBEE}", "\N{HONEYBEE}"], "one character beyond ASCII may take four bytes"
 
 
 def test_only_so_many_are_remembered() -> None:

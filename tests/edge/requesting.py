@@ -18,7 +18,8 @@ from tests.edge.running import KEY, ORIGIN, PERSON, SITE, Running
 
 PAGE = f"{ORIGIN}/a"
 NONCE = bytes(12)
-CANARIES = ("canary@x.io", "canary%40x.io", "Canary/9", "127.0.0.1", utk("canary"))
+THROUGH_A_PROXY = {"X-Forwarded-For": "203.0.113.77"}
+CANARIES = ("canary@x.io", "canary%40x.io", "Canary/9", "127.0.0.1", "127.0.0.0", "203.0.113.", utk("canary"))
 Parsed = tuple[int, dict[str, str], Any]
 NO: dict[str, Any] = {"consent": {"analytics": False}}
 
@@ -78,12 +79,22 @@ def together(views: list[dict[str, Any]]) -> dict[str, Any]:
     return {"sent_at": views[0]["sent_at"], "hits": [{name: value for name, value in each.items() if name != "sent_at"} for each in views]}
 
 
-def request(body: Any, portal: int = SITE, headers: Mapping[str, str] = PERSON, host: str = "t.site.localhost") -> bytes:
+def canary_form(said: dict[str, Any]) -> dict[str, Any]:
+    """A form with its sender's traces wherever there is room for them; what the sender wrote into it is no trace."""
+    context = {"hutk": utk("canary"), "pageUri": f"{PAGE}/canary@x.io?mail=canary%40x.io&utm_source=ok", "pageName": "canary@x.io"}
+    return {"fields": [{"name": "email", "value": "sender@x.io"}], "context": context | said}
+
+
+def request(body: Any, portal: int = SITE, headers: Mapping[str, str] = PERSON) -> bytes:
+    """Hits as they go over the wire."""
+    return posted(f"/e/{portal}", json.dumps(body).encode(), headers)
+
+
+def posted(path: str, content: bytes, headers: Mapping[str, str] = PERSON) -> bytes:
     """As it goes over the wire."""
-    content = json.dumps(body).encode()
-    stated = {**headers, "Host": host, "Content-Length": str(len(content))}
+    stated = {"Host": "t.site.localhost", **headers, "Content-Length": str(len(content))}
     head = "".join(f"{name}: {value}\r\n" for name, value in stated.items())
-    return f"POST /e/{portal} HTTP/1.1\r\n{head}\r\n".encode() + content
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def answer(connection: socket.socket) -> Parsed:
     while len(body) < int(headers["content-length"]):
         body += _more(connection)
     headers.pop("date")
-    return int(status.split()[1]), headers, json.loads(body)
+    return int(status.split()[1]), headers, json.loads(body) if body else None
 
 
 def answered(edge: Running, pieces: Sequence[bytes]) -> Parsed:

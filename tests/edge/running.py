@@ -36,6 +36,7 @@ consent = { mode = "off" }
 keys = ["env:EDGE_KEY"]
 server_key = "env:EDGE_SERVER_KEY"
 limits = { requests_per_minute = 1000000, requests_per_minute_and_ip = 1000000 }
+forms.offer = { thank_you = "http://www.shop.localhost/offer" }
 
 [[portals]]
 id = 8
@@ -85,6 +86,7 @@ class Running:
     directory: Path
     portals: str = PORTALS
     command: tuple[str, ...] = ("edge", "--processes", "1")
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     port: int = field(default_factory=lambda: ports.choose([]))
 
@@ -111,7 +113,7 @@ class Running:
         with (self.directory / "edge.log").open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", *self.command],
-                env={**os.environ, **self.settings.environment(), **own, **SECRETS, **environment},
+                env={**os.environ, **self.settings.environment(), **own, **SECRETS, **self.environment, **environment},
                 stdout=output,
                 stderr=output,
             )

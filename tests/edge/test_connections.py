@@ -18,6 +18,10 @@ class Transport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
 
+    @property
+    def statuses(self) -> list[int]:
+        return [int(written.split()[1]) for written in self.written if written.startswith(b"HTTP/")]
+
     def write(self, data: bytes) -> None:
         self.written.append(data)
 

@@ -1,6 +1,7 @@
 """What becomes of a hit: an event, or nothing, and how much of it consent lets through."""
 
 import json
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -10,12 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.events import Event, FormSubmission, Millis, PageView, PortalId
-from pipeline.edge.core import hits
+from pipeline.edge.core import forms, hits
+from pipeline.edge.core.addresses import IpPolicy
 from pipeline.edge.core.consent import Mode
 from pipeline.edge.core.hits import Dropped, Request, event_of
 from pipeline.edge.core.plain_hits import plain_events
 from pipeline.edge.core.portal import IdentifyMode, Portal
-from tests.builders import START, utk
+from tests.builders import DAY, START, utk
 from tests.edge.deciding import ASKING, CANARIES, PERSON, SITE, YES, hit_like, json_values, made, view
 
 
@@ -83,6 +85,39 @@ def test_a_no_drops_identify_and_keeps_the_form() -> None:
     assert isinstance(event, FormSubmission)
     assert (event.email, event.utk, event.ip, event.user_agent) == ("ann@x.io", None, None, None)
     assert event.page_url == "https://www.site.example/a"
+
+
+def test_the_teams_own_addresses_are_left_out_of_page_views() -> None:
+    """Not of what somebody did on purpose: a form, caught or posted."""
+    portal = replace(SITE, exclude_ips=(ip_network("203.0.113.0/24"),))
+    assert event_of(view(), portal, PERSON) is Dropped.EXCLUDED_IP
+    assert isinstance(event_of(view(), portal, PERSON._replace(ip="203.0.114.77")), PageView)
+    made(view(type="form_submission", form_id="f", page_url="https://www.site.example/"), portal)
+    posted = forms.event_of(forms.of_html([("email", "ann@x.io")], None), portal, "f", PERSON, view()["event_id"])
+    assert isinstance(posted, FormSubmission)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("shortened", "203.0.113.0"), ("full", "203.0.113.77"), ("none", None)])
+def test_the_portal_says_how_much_of_an_address_is_kept(policy: str, kept: str | None) -> None:
+    """Of whoever sees a page, sends a form or follows a link."""
+    portal = replace(SITE, ip=IpPolicy(policy))
+    form = made(view(type="form_submission", form_id="f", page_url="https://www.site.example/"), portal)
+    assert [made(view(), portal).ip, form.ip, hits.clicker(portal, PERSON)["ip"]] == [kept] * 3
+
+
+@pytest.mark.parametrize(
+    ("occurred_at", "sent_at", "moment", "mark"),
+    [
+        (START + 9 * DAY - 1_000, START + 9 * DAY, START - 1_000, None),
+        (START + 2 * DAY, None, START, '{"clock":"out_of_range"}'),
+        (START - 32 * DAY, START, START, '{"clock":"out_of_range"}'),
+        (None, START, START, '{"clock":"missing"}'),
+    ],
+)
+def test_a_clock_that_cannot_be_believed_is_marked(occurred_at: Any, sent_at: Any, moment: int, mark: str | None) -> None:
+    """One that is only wrong is corrected, silently."""
+    event = made(view(occurred_at=occurred_at, sent_at=sent_at))
+    assert (event.occurred_at, event.received_at, event.properties) == (moment, START, mark)
 
 
 def test_the_browsers_objection_counts() -> None:

@@ -14,9 +14,11 @@ from uuid import uuid4
 import pytest
 import requests
 
+from pipeline.edge.spool import read
 from pipeline.settings import Settings
 from tests.agents.test_kafka_away import Broker
-from tests.edge.requesting import CANARIES, NO, answered, canary_view, request, together, view
+from tests.builders import utk
+from tests.edge.requesting import CANARIES, NO, answered, canary_form, canary_view, request, together, view
 from tests.edge.running import ASKING, PERSON, SITE, Running, events, until
 
 AWAY_S = 60
@@ -114,11 +116,15 @@ def test_a_collector_is_killed_with_a_filled_spool(edge: Running, broker: Broker
     broker.kill()
     load = Load(edge)
     until(lambda: len(load.accepted) > 200, "hits are accepted without Kafka", 120)
-    said = [edge.post(canary_view(**NO), portal, {**PERSON, "User-Agent": "Canary/9"}) for portal in (SITE, ASKING)]
-    assert [answer.json()["accepted"] for answer in said] == [1, 1]
-    spooled = b"".join(path.read_bytes() for path in edge.spool.rglob("*.spool"))
-    assert spooled.count(b"utm_source=ok") == 2
-    assert [canary for canary in CANARIES if canary.encode() in spooled] == []
+    person = {**PERSON, "User-Agent": "Mozilla/5.0 Canary/9"}
+    said = [edge.post(canary_view(**NO), portal, person) for portal in (SITE, ASKING)]
+    said += [edge.form(canary_form(NO), portal, headers=person) for portal in (SITE, ASKING)]
+    assert [answer.json()["accepted"] for answer in said] == [1] * 4
+    values = [record.value for path in edge.spool.rglob("*.spool") for record in read(path)]
+    theirs = [value for value in values if b"utm_source=ok" in value]
+    assert len(theirs) == 4
+    assert [canary for canary in CANARIES if canary.encode() in b"".join(theirs)] == []
+    assert utk("canary").encode() not in b"".join(values)
     edge.stop(SIGKILL)
     accepted = load.stop()
     newest = max(edge.spool.rglob("*.spool"))

@@ -9,7 +9,7 @@ from pipeline.edge.core import sealing
 from pipeline.settings import Settings
 from tests.builders import utk
 from tests.edge.requesting import NONCE, PAGE, adopted, carried, landing, link
-from tests.edge.running import KEY, NEW_KEY, OTHER, OTHER_KEY, PERSON, SITE, Running, events, until
+from tests.edge.running import ASKING, KEY, NEW_KEY, OTHER, OTHER_KEY, PERSON, SITE, Running, events, until
 
 
 def test_a_tracked_link(edge: Running, settings: Settings) -> None:
@@ -23,6 +23,15 @@ def test_a_tracked_link(edge: Running, settings: Settings) -> None:
     assert {event.utk for event in clicks} == {None, utk("first")}
     assert len({event.event_id for event in clicks}) == 1
     assert {(event.recipient_email, event.send_id, event.url, event.bot) for event in clicks} == {("ann@x.io", "may", PAGE, False)}
+
+
+def test_who_clicked(edge: Running, settings: Settings) -> None:
+    """The click tells of address and browser where the portal need not ask; where it must, the link's host knows of no answer."""
+    for portal in (SITE, ASKING):
+        assert edge.get(link(portal=portal)).status_code == 302
+    clicks = {event.portal_id: event for event in events(settings) if isinstance(event, EmailClick)}
+    assert (clicks[PortalId(SITE)].ip, clicks[PortalId(SITE)].user_agent) == ("127.0.0.0", PERSON["User-Agent"])
+    assert (clicks[PortalId(ASKING)].ip, clicks[PortalId(ASKING)].user_agent) == (None, None)
 
 
 def test_scanners_bind_nothing(edge: Running, settings: Settings) -> None:
@@ -51,10 +60,15 @@ def test_no_open_redirect(edge: Running) -> None:
         "/l/https://evil.example",
         "/l//evil.example",
         "/l/%0d%0aSet-Cookie:x=1",
+        "/l/" + token + "/",
+        "/health/",
+        f"/t/{SITE}.js/",
+        "//evil.example/health",
+        "/l/?url=https://evil.example/",
     ]
     click = sealing.sealed([bytes.fromhex(KEY)], sealing.CLICK, PortalId(SITE), b"\x90", NONCE)
     for path in [*tries, "/l/" + click]:
-        answer = edge.get(path)
+        answer = edge.get(path, {**PERSON, "Host": "evil.example"})
         assert answer.status_code == 404, path
         assert "Location" not in answer.headers
         assert "Set-Cookie" not in answer.headers

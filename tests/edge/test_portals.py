@@ -119,12 +119,20 @@ def test_links_that_cannot_be(portal: Portal, recipient: str, url: str, message:
 def test_limits_per_portal_and_address() -> None:
     """Each address and each portal has its own count, and every minute a new one; an IPv6 customer is one address."""
     limits = Limits()
-    portal = Portal(PortalId(1), ("a.b",), requests_per_minute=5, requests_per_minute_and_ip=2)
+    portal = Portal(PortalId(1), ("a.b",), requests_per_minute=4, requests_per_minute_and_ip=2)
     assert [limits.retry_after(portal, "192.0.2.1", 0.0) for _ in range(3)] == [0, 0, 60]
     assert [limits.retry_after(portal, "2001:db8::1", 10.0), limits.retry_after(portal, "2001:db8::2", 10.0)] == [0, 0]
     assert limits.retry_after(portal, "192.0.2.3", 30.0) == 30
     assert limits.retry_after(Portal(PortalId(2), ("a.b",)), "192.0.2.1", 30.0) == 0
     assert limits.retry_after(portal, "192.0.2.1", 60.0) == 0
+
+
+def test_who_is_refused_takes_nothing_from_the_others() -> None:
+    """One address that asks without end does not use up what the portal may be asked by all."""
+    limits = Limits()
+    portal = Portal(PortalId(1), ("a.b",), requests_per_minute=10, requests_per_minute_and_ip=2)
+    assert [limits.retry_after(portal, "192.0.2.1", 0.0) for _ in range(100)].count(0) == 2
+    assert limits.retry_after(portal, "192.0.2.2", 0.0) == 0
 
 
 @pytest.mark.parametrize(

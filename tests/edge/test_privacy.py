@@ -1,12 +1,15 @@
 """What the collector does not keep and does not tell: nothing after a no, no visitor in logs and errors, no cookie but where it belongs."""
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import requests
+
 from pipeline.settings import Settings
 from tests.builders import utk
-from tests.edge.requesting import CANARIES, NO, PAGE, adopted, canary_view, carried, landing, link, view
-from tests.edge.running import ASKING, ASKING_BY_CATEGORY, LETTING_OUT, NOTIFYING, PERSON, SITE, Running, raw_values
+from tests.edge.requesting import CANARIES, NO, PAGE, THROUGH_A_PROXY, adopted, canary_form, canary_view, carried, landing, link, view
+from tests.edge.running import ASKING, ASKING_BY_CATEGORY, LETTING_OUT, NOTIFYING, PERSON, SITE, Running, raw_values, running
 
 SAID_NO: list[tuple[int, dict[str, Any], dict[str, str]]] = [
     *((portal, NO, {}) for portal in (SITE, NOTIFYING, ASKING, ASKING_BY_CATEGORY, LETTING_OUT)),
@@ -17,23 +20,45 @@ SAID_NO: list[tuple[int, dict[str, Any], dict[str, str]]] = [
 """Portal, what the hit says, what the request says: a no, silence that is one, the browser's objection, a claim that no mode allows."""
 
 
-def test_after_a_no_canaries_are_nowhere(edge: Running, settings: Settings) -> None:
-    """In each consent mode, topics and logs are looked through byte by byte after hits without consent (the spool: test_kafka_away)."""
-    person = {**PERSON, "User-Agent": "Mozilla/5.0 Canary/9", "Cookie": f"hubspotutk={utk('canary')}"}
-    for portal, said, objection in SAID_NO:
-        kinds = [{}, {"type": "identify", "email": "canary@x.io"}, {"type": "custom_event", "name": "bought"}, {"type": "email_click"}]
-        told = edge.post([canary_view(**said) | kind for kind in kinds], portal, person | objection).json()
-        refused = [(refusal["position"], refusal["reason"]) for refusal in told["refused"]]
-        assert (told["accepted"], refused) == (2, [(1, "no_consent"), (3, "no_consent")]), (portal, said, objection)
-    for portal in (ASKING, ASKING_BY_CATEGORY):
-        assert edge.get(f"/e/{portal}.gif?url={PAGE}?mail=canary@x.io", person).status_code == 200
-    assert edge.stop() == 0
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"type": "identify", "email": "canary@x.io"},
+    {"type": "custom_event", "name": "bought"},
+    {"type": "email_click"},
+    {"type": "form_submission", "form_id": "f", "email": "sender@x.io", "page_url": f"{PAGE}/canary@x.io?mail=canary@x.io"},
+]
+
+
+def test_after_a_no_canaries_are_nowhere(settings: Settings, tmp_path: Path) -> None:
+    """In each consent mode, topics and logs are looked through byte by byte after hits and forms without consent.
+
+    Who sends comes through a proxy of ours; no part of the address is kept either (the spool, and who comes directly: test_kafka_away).
+    """
+    person = {**PERSON, "User-Agent": "Mozilla/5.0 Canary/9", "Cookie": f"hubspotutk={utk('canary')}", **THROUGH_A_PROXY}
+    with running(settings, tmp_path, environment={"PIPELINE_EDGE__TRUSTED_PROXIES": "127.0.0.1"}) as edge:
+        for portal, said, objection in SAID_NO:
+            told = edge.post([canary_view(**said) | kind for kind in KINDS], portal, person | objection).json()
+            refused = [(refusal["position"], refusal["reason"]) for refusal in told["refused"]]
+            assert (told["accepted"], refused) == (3, [(1, "no_consent"), (3, "no_consent")]), (portal, said, objection)
+            assert edge.form(canary_form(said), portal, headers=person | objection).status_code == 202
+            assert html_form(edge, portal, said, person | objection).status_code in (200, 303)
+        for portal in (ASKING, ASKING_BY_CATEGORY):
+            assert edge.get(f"/e/{portal}.gif?url={PAGE}?mail=canary@x.io", person).status_code == 200
+        assert edge.stop() == 0
     records = raw_values(settings)
-    assert len(records) == 2 * len(SAID_NO) + 2
+    assert len(records) == 5 * len(SAID_NO) + 2
+    assert b"".join(records).count(b"sender@x.io") > 3 * len(SAID_NO)
     files = [path for path in edge.directory.rglob("*") if path.is_file() and path.name != "portals.toml"]
     seen = b"\n".join([*records, *(path.read_bytes() for path in files)]).replace(edge.at.encode(), b"").replace(b"host=127.0.0.1", b"")
     servers = settings.kafka.bootstrap_servers.encode()
     assert [canary for canary in CANARIES if canary.encode() in seen.replace(servers, b"")] == []
+
+
+def html_form(edge: Running, portal: int, said: dict[str, Any], headers: dict[str, str]) -> requests.Response:
+    """A form that posts to the collector, with the script's inputs; the page told of is the one that the browser names."""
+    inputs = {"email": "sender@x.io", "_hsutk": utk("canary")} | ({"_hsconsent": "0"} if said == NO else {})
+    referrer = {"Referer": f"{PAGE}/canary@x.io?mail=canary@x.io"}
+    return requests.post(f"{edge.at}/forms/{portal}/contact", data=inputs, headers=headers | referrer, allow_redirects=False, timeout=30)
 
 
 def test_errors_and_logs_tell_nothing(edge: Running) -> None:

@@ -1,31 +1,16 @@
 """The short way of usual hits: answers like the long one, and leaves to it what is unusual, cut in pieces, or not to be decided at once."""
 
-import asyncio
-import json
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.responses import Response
-from starlette.routing import Mount
 
-from pipeline.adapters import topics
-from pipeline.core.events import PageView
-from pipeline.edge import portals
-from pipeline.edge.asked import Told
-from pipeline.edge.clicks import Clicks
-from pipeline.edge.collector import Collector
-from pipeline.edge.delivery import Delivery
-from pipeline.edge.short_way import ShortWay
-from pipeline.edge.spool import Spool
 from pipeline.settings import Settings
 from tests.builders import utk
 from tests.edge.requesting import answer, answered, connected, hits, request
-from tests.edge.running import ORIGIN, OTHER, PERSON, PORTALS, SECRETS, SITE, Running, events
+from tests.edge.running import ORIGIN, OTHER, PERSON, SITE, Running, events
 
 
 def test_it_answers_as_the_long_way_does(edge: Running, settings: Settings) -> None:
@@ -112,73 +97,6 @@ def test_a_connection_stays_as_long_as_something_is_asked_of_it(edge: Running) -
             assert answer(connection)[0] == 202
             time.sleep(2)
         began = time.monotonic()
+        connection.sendall(b"\r\n")  # asks for nothing
         assert connection.recv(1) == b""
-        assert 1 < time.monotonic() - began < 10
-
-
-def test_mounted_in_another_application_it_is_not_needed(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any ASGI server will do; then hits go the long way alone."""
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "portals.toml").write_text(PORTALS)
-    topics.create_topics(settings)
-    sent: list[dict[str, Any]] = []
-
-    async def play() -> None:
-        collector = Collector(
-            portals.load(tmp_path / "portals.toml"),
-            Delivery(settings, Spool(tmp_path / "spool", 1 << 20)),
-            Clicks(tmp_path / "clicks.sqlite"),
-        )
-        collector.delivery.start()
-        app = Starlette(routes=[Mount("/tracking", app=collector.app())])
-        body = json.dumps(hits()).encode()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": f"/tracking/e/{SITE}",
-            "raw_path": b"",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in PERSON.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-        }
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await app(scope, receive, send)
-        await collector.delivery.stop()
-        collector.clicks.close()
-
-    asyncio.run(play())
-    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (202, {"accepted": 1, "refused": []})
-    assert [type(event) for event in events(settings)] == [PageView]
-
-
-def test_a_bug_is_an_answer_that_tells_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    """A 500 as on the long way; an exception would come to the HTTP parser, which would call the request malformed."""
-
-    class Broken:
-        def get(self, _: object) -> None:
-            raise ValueError("canary")
-
-    class Request:
-        told, url, response = Told([]), b"/e/7", Response()
-
-        def respond(self, response: Response) -> None:
-            self.response = response
-
-    broken, asked = Collector(Broken(), None, None), Request()  # type: ignore[arg-type]
-    assert ShortWay(broken).take(asked)  # type: ignore[arg-type]
-    assert (asked.response.status_code, bytes(asked.response.body)) == (500, b'{"error":"internal"}')
-    logged = "".join(capsys.readouterr()) + caplog.text
-    assert "ValueError" in logged
-    assert "canary" not in logged
+        assert 1 < time.monotonic() - began < 25, "closed by the server, not by this test"

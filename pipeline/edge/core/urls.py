@@ -7,6 +7,7 @@ the same with the same expressions (tests/edge/cases.json holds both to it).
 import re
 from urllib.parse import urlsplit
 
+from pipeline.core import normalise
 from pipeline.core.caching import remembered
 
 OUR_TOKENS = frozenset({"_hsc", "_hsx"})
@@ -52,7 +53,7 @@ def origin(url: str) -> str | None:
 
 def host(url: object) -> str | None:
     """The host of an http(s) address in lower case; None for anything of which browsers and we might read another host."""
-    if not isinstance(url, str):
+    if not isinstance(url, str) or len(url) > normalise.MAX_URL_BYTES:  # `urlsplit` would remember it
         return None
     plain = _PLAIN_HOST.fullmatch(url)
     return plain[1] if plain else unusual_host(url)
