@@ -25,7 +25,7 @@ LATEST = Millis(4_102_444_800_000)
 MAX_PORTAL = 2**63 - 1
 MAX_EMAIL_CHARACTERS = 254
 LONGEST_EMAIL_GIVEN = 1_024
-"""Characters once it is trimmed and before it is normalised: what NFC does with many marks on one letter takes the square of their number."""
+"""Characters once trimmed, before it is normalised: what NFC does with many marks on one letter takes the square of their number."""
 MAX_URL_BYTES = 8192
 
 _BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
