@@ -158,11 +158,15 @@ function forget() {
   keepOnly((hit) => !hit.utk);
 }
 
-// Another tab, or the pages since this one was left, may have said no, or begun another visitor.
+// Another tab, or the pages since this one was left, may have said no ...
+function heed() {
+  if (visitor && !allowed().analytics) forget();
+}
+
+// ... or begun another visitor.
 function lookAgain() {
-  if (!visitor) return;
-  if (!allowed().analytics) forget();
-  else if (readCookies().hubspotutk !== visitor.cookie) enter();
+  heed();
+  if (visitor && readCookies().hubspotutk !== visitor.cookie) enter();
 }
 
 function revoke() {
@@ -312,7 +316,7 @@ function packed() {
 }
 
 function flush() {
-  lookAgain();
+  if (queue.length) lookAgain();
   if (flying || !queue.length || isSilent()) return;
   const { hits, body, fits } = packed();
   const sender = visitor && visitor.utk;
@@ -343,7 +347,7 @@ function flush() {
 
 function left() {
   while (resume) resume();
-  lookAgain();
+  heed(); // a page that is left begins no visitor
   if (queue.length && !isSilent()) leave(packed().body);
 }
 

@@ -158,6 +158,11 @@ class Browser(webdriver.Chrome):
     def cookies(self) -> dict[str, str]:
         return {cookie["name"]: cookie["value"] for cookie in self.get_cookies()}
 
+    def lives(self) -> dict[str, int | None]:
+        """How many more minutes each cookie lives, None for a session of the browser."""
+        left = {cookie["name"]: cookie.get("expiry") for cookie in self.get_cookies()}
+        return {name: None if until is None else round((until - time.time()) / 60) for name, until in left.items()}
+
     def touch(self) -> None:
         """What only a person does."""
         self.find_element(By.TAG_NAME, "body").send_keys(Keys.SHIFT)

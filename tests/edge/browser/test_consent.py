@@ -37,6 +37,40 @@ def test_opt_in(world: World, browser: Browser) -> None:
     assert browser.cookies()["hubspotutk"] not in (utk, None)
 
 
+UNASKED, DECLINED, ACCEPTED = "before the answer", "after a no", "after a yes"
+VISITOR = {"__hstc", "hubspotutk", "__hssc", "__hssrc"}
+ANSWERS = {
+    DECLINED: {"__hs_opt_out": "yes", "__hs_cookie_cat_pref": "1:false_2:false_3:false"},
+    ACCEPTED: {"__hs_opt_out": "no", "__hs_cookie_cat_pref": "1:true_2:true_3:true"},
+}
+STRICT = {DECLINED: {"__hs_initial_opt_in": "no"}, ACCEPTED: {"__hs_initial_opt_in": "yes"}}
+LIVES = {"__hs_opt_out": 180 * 1440, "__hs_cookie_cat_pref": 180 * 1440, "__hs_initial_opt_in": 7 * 1440}
+
+
+@pytest.mark.parametrize("portal", [OFF, NOTIFY, OPT_IN, CATEGORIES, OPT_OUT])
+def test_cookies_of_each_mode(world: World, browser: Browser, portal: int) -> None:
+    """Before the answer, after a no, after a yes: which cookies there are, what they say of the answer, and for how long."""
+    is_asked_first = portal in (OPT_IN, CATEGORIES)
+    browser.get(world.url(portal))
+    (before,) = world.has_views(1)
+    assert set(browser.cookies()) == (set() if is_asked_first else VISITOR)
+    assert (before.utk is None) == is_asked_first
+    for count, (moment, given) in enumerate(((DECLINED, "false"), (ACCEPTED, "true")), 2):
+        browser.execute_script(f"_hsq.push(['setConsent', {given}])")
+        browser.get(world.url(portal, "second"))
+        view = world.has_views(count)[-1]
+        cookies = browser.cookies()
+        answer = ANSWERS[moment] | (STRICT[moment] if is_asked_first else {})
+        assert {name: value for name, value in cookies.items() if name.startswith("__hs_")} == answer
+        assert {name: left for name, left in browser.lives().items() if name in answer} == {name: LIVES[name] for name in answer}
+        assert cookies.keys() - answer.keys() == (VISITOR if moment == ACCEPTED else set())
+        assert view.utk == cookies.get("hubspotutk")
+        assert (view.user_agent is None, view.ip is None) == (moment == DECLINED, moment == DECLINED)
+    utks = [view.utk for view in world.views()]
+    assert utks[1] is None
+    assert utks[2] not in (None, utks[0]), "a yes after a no begins with another visitor"
+
+
 def test_categories(world: World, browser: Browser) -> None:
     """Each category by itself: a script that waits for advertisement runs after that yes, and not before."""
     browser.get(world.url(CATEGORIES, "held"))
@@ -139,7 +173,8 @@ def test_an_answer_that_comes_when_the_page_is_gone(world: World, browser: Brows
 def test_after_a_no_canaries_are_nowhere(world: World, browser: Browser, portal: int) -> None:
     """In every mode: cookies, browser, emails in urls, titles and properties; topics, spool and logs, byte by byte.
 
-    Where nobody is asked first, a visitor who is known says no; where one is, the canaries are there before the banner is.
+    Where nobody is asked first, a visitor who is known says no; where one is, the canaries are there before the banner is. (Of addresses
+    tests/edge/test_privacy.py has the same: a browser cannot say that it is elsewhere.)
     """
     is_asked_first = portal in (OPT_IN, CATEGORIES)
     canaries = {"utk": uuid4().hex, "email": f"canary-{world.visit}@x.io", "agent": f"Canary-{world.visit}/9"}
@@ -166,6 +201,16 @@ def test_after_a_no_canaries_are_nowhere(world: World, browser: Browser, portal:
         browser.execute_script("_hsq.push(['setConsent', false])")
     views = world.has_views(4 if is_asked_first else 5)[-4:]
     assert {(view.utk, view.ip, view.user_agent, view.title) for view in views} == {(None, None, None, None)}
+    for page in ("form", "posted"):
+        browser.get(world.url(portal, page))
+        browser.settles()
+        browser.find_element(By.NAME, "email").send_keys(f"{page}-{world.visit}@x.io")
+        browser.find_element(By.ID, "send").click()
+    until(lambda: len(world.forms()) == 2, "both forms")
+    assert {(form.email, form.utk, form.ip, form.user_agent) for form in world.forms()} == {
+        (f"form-{world.visit}@x.io", None, None, None),
+        (f"posted-{world.visit}@x.io", None, None, None),
+    }
     seen = told(world) + b"".join(path.read_bytes() for path in world.edge.directory.rglob("*") if path.is_file())
     assert world.visit.encode() in seen
     assert [name for name, canary in canaries.items() if canary.encode() in seen or canary.replace("@", "%40").encode() in seen] == []

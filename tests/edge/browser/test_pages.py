@@ -74,10 +74,12 @@ def test_back_and_forward(world: World, browser: Browser) -> None:
     """A page that is shown again from the back-forward cache counts again."""
     browser.get(world.url(OFF))
     world.has_views(1)
+    browser.execute_script("window.mark = 'still there'")
     browser.get(world.url(OFF, "second"))
     world.has_views(2)
     browser.back()
     assert [view.url.rpartition("/")[2] for view in world.has_views(3)] == ["plain", "second", "plain"]
+    assert browser.execute_script("return window.mark") == "still there", "the page was kept, not loaded again"
 
 
 def test_a_strict_page(world: World, browser: Browser) -> None:
@@ -129,6 +131,19 @@ def test_two_domains_of_one_portal(world: World, browser: Browser) -> None:
     third = world.has_views(3)[2]
     assert third.utk not in (None, first.utk)
     assert third.url == browser.current_url == world.shop(OFF, "plain")
+
+
+def test_a_visitor_who_is_known_adopts_nobody(world: World, browser: Browser) -> None:
+    """Whoever has a cookie on the other domain keeps it, whatever a link of the portal's carries: nobody can give another his own."""
+    browser.get(world.shop(OFF, "plain"))
+    (there,) = world.has_views(1)
+    browser.get(world.url(OFF))
+    here = world.has_views(2)[1]
+    assert here.utk not in (None, there.utk)
+    browser.execute_script("document.getElementById('next').href = arguments[0]", world.shop(OFF, "second"))
+    browser.find_element(By.ID, "next").click()
+    assert world.has_views(3)[2].utk == browser.cookies()["hubspotutk"] == there.utk
+    assert browser.current_url == world.shop(OFF, "second")
 
 
 def test_resent_from_another_address(world: World, browser: Browser) -> None:

@@ -8,6 +8,9 @@ from tests.edge.browser.driving import MINUTE, OFF, Browser, World
 
 pytestmark = pytest.mark.timeout(300)
 
+HALF_YEAR = 180 * 24 * 60
+"""Six months, in minutes."""
+
 
 def test_visits_and_their_cookies(world: World, browsers: Callable[..., Browser]) -> None:
     """First visit, second page, 30 minutes later, a restarted browser, cookies deleted: exact cookies, and hints in the events."""
@@ -21,7 +24,9 @@ def test_visits_and_their_cookies(world: World, browsers: Callable[..., Browser]
     assert (cookies["hubspotutk"], cookies["__hssrc"]) == (utk, "1")
     assert cookies["__hssc"] == f"{hash_}.1.{start}"
     assert times == [start, start, start, "1"]
-    assert {cookie["domain"] for cookie in browser.get_cookies()} == {".site.localhost"}
+    written = ("domain", "path", "sameSite", "secure", "httpOnly")
+    assert {tuple(cookie[name] for name in written) for cookie in browser.get_cookies()} == {(".site.localhost", "/", "Lax", False, False)}
+    assert browser.lives() == {"__hstc": HALF_YEAR, "hubspotutk": HALF_YEAR, "__hssc": 30, "__hssrc": None}
     assert (first.hstc, first.hssc) == (cookies["__hstc"], cookies["__hssc"])
 
     browser.get(world.url(OFF, "second"))
@@ -33,34 +38,57 @@ def test_visits_and_their_cookies(world: World, browsers: Callable[..., Browser]
     browser.get(world.url(OFF, "second"))
     third = world.has_views(3)[2]
     assert third.hstc is not None
-    _, _, initial, previous, current, number = third.hstc.split(".")
-    assert (third.utk, initial, previous, number) == (utk, start, start, "2")
-    assert int(current) - int(start) >= 31 * MINUTE
-    assert not third.new_browser_session
+    later = third.hstc.split(".")[4]
+    assert int(later) - int(start) >= 31 * MINUTE
+    assert (third.utk, third.hstc) == (utk, f"{hash_}.{utk}.{start}.{start}.{later}.2")
+    assert (third.hssc, third.new_browser_session) == (f"{hash_}.1.{later}", False)
     browser.quit()
 
     browser = browsers()  # the profile is the same
     browser.get(world.url(OFF))
     fourth = next(view for view in world.has_views(4) if view.new_browser_session)
-    assert fourth.utk == utk
     assert fourth.hstc is not None
-    assert fourth.hstc.endswith(".3")
+    restarted = fourth.hstc.split(".")[4]
+    assert (fourth.utk, fourth.hstc, fourth.hssc) == (utk, f"{hash_}.{utk}.{start}.{later}.{restarted}.3", f"{hash_}.1.{restarted}")
 
     browser.delete_all_cookies()
     browser.get(world.url(OFF))
-    assert len({view.utk for view in world.has_views(5)}) == 2
+    fifth = next(view for view in world.has_views(5) if view.utk != utk)
+    assert fifth.hstc is not None
+    now = fifth.hstc.split(".")[4]
+    assert (fifth.hstc, fifth.hssc) == (f"{hash_}.{fifth.utk}.{now}.{now}.{now}.1", f"{hash_}.1.{now}")
+    assert (fifth.new_browser_session, browser.cookies()["__hstc"]) == (False, fifth.hstc)
 
 
-def test_damaged_cookies(world: World, browser: Browser) -> None:
-    """Rubbish in the cookies makes a new visitor, and the page does not notice."""
+@pytest.mark.parametrize(
+    ("damage", "known", "number", "count"),
+    [
+        ({"__hstc": "1.2.3", "hubspotutk": "x"}, False, 1, 1),
+        ({"__hstc": "1.2.3"}, True, 1, 1),
+        ({"hubspotutk": "x"}, True, 1, 2),
+        ({"__hssc": "1.2"}, True, 2, 1),
+        ({"__hssrc": "2"}, True, 2, 1),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_damaged_cookies(world: World, browser: Browser, damage: dict[str, str], known: bool, number: int, count: int) -> None:
+    """What can be read of them stands, the rest is made anew, and the page does not notice."""
     browser.get(world.url(OFF))
     (first,) = world.has_views(1)
-    browser.execute_script(
-        "document.cookie = '__hstc=1.2.3; domain=site.localhost; path=/'; document.cookie = 'hubspotutk=x; domain=site.localhost; path=/'"
-    )
+    assert first.hstc is not None
+    hash_, utk, start = first.hstc.split(".")[:3]
+    for name, value in damage.items():
+        browser.sets_cookie(name, value)
     browser.get(world.url(OFF))
     second = world.has_views(2)[1]
-    assert second.utk not in (None, first.utk)
+    assert second.hstc is not None
+    now = second.hstc.split(".")[4]
+    times = f"{start}.{start}.{now}" if known and "__hstc" not in damage else f"{now}.{now}.{now}"
+    assert (second.utk == utk, second.hstc) == (known, f"{hash_}.{second.utk}.{times}.{number}")
+    assert second.hssc == f"{hash_}.{count}.{start if count > 1 else now}"
+    assert (now == start) == (count > 1)
+    cookies = browser.cookies()
+    assert (cookies["__hstc"], cookies["__hssc"], cookies["hubspotutk"]) == (second.hstc, second.hssc, second.utk)
 
 
 def test_cookies_of_another_domain(world: World, browser: Browser) -> None:
