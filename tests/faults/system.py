@@ -310,7 +310,7 @@ class System:
         assert sorted(failed) == sorted((topic, value, self._reason(topic, bytes.fromhex(value))) for topic, value in self.poison)
         shown_in = {view: client.execute(f"SELECT portal_id, event_id FROM {view}") for view in ("events", "timeline", "retracted_events")}
         assert sorted(shown_in["timeline"]) == sorted(shown_in["events"])
-        ids = {(int(one.event.portal_id), UUID(one.event.event_id)) for one in merged}
+        ids = {(int(event.portal_id), UUID(event.event_id)) for event in (*self.ledger, *self.too_late)}
         assert sorted([*shown_in["events"], *shown_in["retracted_events"]]) == sorted(ids), "each event is shown or retracted"
 
     def _reason(self, topic: str, value: bytes) -> str:
