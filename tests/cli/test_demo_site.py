@@ -14,7 +14,9 @@ import pytest
 import requests
 from selenium.webdriver.common.by import By
 
+from infra.demo_site.places import WAYS
 from infra.processes import Identity, identity
+from pipeline.edge.core.consent import Mode
 from tests.edge.browser.driving import CHROMIUM, DRIVER, Browser
 from tests.edge.running import PERSON, until
 
@@ -149,6 +151,27 @@ def test_the_timeline_grows_with_every_click_in_a_browser(demo: Demo, browsers: 
     bob.settles()
     bob.touch()
     demo.shows(rf"bob@mail\.example, {HOST}\n(.*\n)*?.*viewed 'Blends' +{HOST}/blends +the cookie is theirs")
+
+
+@pytest.mark.timeout(600)
+def test_every_way_to_ask_is_there_to_try(demo: Demo, browsers: Callable[[str], Browser]) -> None:
+    """Each on two hosts: whether there is a banner, whether there is a cookie before and after a yes, and the pages on the terminal."""
+    browser = browsers("tries")
+    for way in WAYS:
+        for host, path, heading in ((way.site, "/blends", "Blends"), (way.shop, "/order", "Your order")):
+            browser.get(f"http://{host}:{demo.pages}/")
+            browser.settles()
+            asks_first = way.mode in (Mode.OPT_IN, Mode.OPT_IN_CATEGORIES)
+            assert ("hubspotutk" in browser.cookies()) == (not asks_first), way
+            if way.mode is not Mode.OFF:
+                until(lambda: browser.find_elements(By.ID, "__hsbanner"), f"{way.mode} has a banner")
+            else:
+                assert not browser.find_elements(By.ID, "__hsbanner")
+            browser.execute_script("_hsq.push(['setConsent', true])")
+            browser.get(f"http://{host}:{demo.pages}{path}")
+            browser.settles()
+            assert "hubspotutk" in browser.cookies()
+            demo.shows(rf"viewed '{heading}' +{re.escape(host)}{path}")
 
 
 @pytest.mark.timeout(300)

@@ -127,20 +127,23 @@ def test_do_not_track(world: World, browser: Browser) -> None:
     assert [view.url for view in world.has_views(2)] == [world.url(OFF), world.url(OFF, "second")]
 
 
-def test_withdrawn_with_a_hit_in_flight(world: World, browser: Browser) -> None:
+@pytest.mark.parametrize("portal", [OFF, NOTIFY, OPT_IN, CATEGORIES, OPT_OUT])
+def test_withdrawn_with_a_hit_in_flight(world: World, browser: Browser, portal: int) -> None:
     """What was on its way under a yes arrives; its answer brings no cookie back, neither in place of none nor of the next visitor's."""
-    browser.get(world.url(OPT_IN))
-    browser.banner("Accept")
-    browser.get(world.url(OPT_IN))
+    waiting = f"return localStorage.getItem('__hsqueue{portal}')"
+    browser.get(world.url(portal))
+    world.has_views(1)
+    browser.execute_script("_hsq.push(['setConsent', true])")
+    browser.get(world.url(portal))
     first = world.has_views(2)[1].utk
     assert first is not None
-    until(lambda: browser.execute_script("return localStorage.getItem('__hsqueue2')") == "[]", "everything is sent")
+    until(lambda: browser.execute_script(waiting) == "[]", "everything is sent")
     with world.silent():
         browser.execute_script("_hsq.push(['trackPageView'])")
         time.sleep(0.5)  # the request leaves with the cookie
         browser.execute_script("_hsq.push(['setConsent', false])")
         assert "hubspotutk" not in browser.cookies()
-        assert browser.execute_script("return localStorage.getItem('__hsqueue2')") is None
+        assert browser.execute_script(waiting) is None
     assert [view.utk for view in world.has_views(3)][1:] == [first, first]
     until(lambda: len(world.refusals()) == 1, "the answer is sent after it")
     assert "hubspotutk" not in browser.cookies()
