@@ -62,11 +62,11 @@ _CONSUME = 10_000
 _CONSUME_S = 0.05
 _HEALTH_EVERY_S = 1.0
 _CONSUMER = {
-    "partition.assignment.strategy": "cooperative-sticky",
+    "partition.assignment.strategy": "roundrobin",  # see 0011: cooperative rebalances are unsafe for static members
     "session.timeout.ms": 12_000,
     "heartbeat.interval.ms": 3_000,
     "queued.max.messages.kbytes": 32_768,
-    "auto.offset.reset": "error",  # see deleted.begin
+    "auto.offset.reset": "error",  # see deleted.Beginnings
     "topic.metadata.refresh.interval.ms": 10_000,  # a topic that we may not see any more at a rebalance is otherwise missed for 5 minutes
     "fetch.min.bytes": 1 << 20,  # few large fetches; none waits longer for more than the next line says
     "fetch.wait.max.ms": 100,
@@ -156,8 +156,7 @@ class Recorder:
         self._pending = Pending()
         self._written: dict[Place, int] = {}
         """Offsets to commit once copies are settled."""
-        self._unbegun: dict[Place, Message] = {}
-        """Partitions that do not know where to begin, with the error that said so: Kafka says it once."""
+        self._beginnings = deleted.Beginnings(settings, PART, lambda topic: _made_anew(self._logical[topic]))
         self._check = _check_number()
         self._unchecked = 0
         """Events written under that number ..."""
@@ -169,7 +168,7 @@ class Recorder:
 
     def run(self) -> None:
         """Until `stop`. StoppedError if a neighbour is away then."""
-        self._consumer.subscribe(list(self._logical), on_assign=deleted.assign, on_revoke=self._on_lost, on_lost=self._on_lost)
+        self._consumer.subscribe(list(self._logical), on_assign=self._beginnings.assign, on_revoke=self._on_lost, on_lost=self._on_lost)
         log.info("ready")
         try:
             while not self._stop.is_set():
@@ -198,9 +197,7 @@ class Recorder:
     def _begin(self) -> None:
         """The partitions that do not know where to; if Kafka is away, after the next read."""
         try:
-            for place, found in list(self._unbegun.items()):
-                deleted.begin(self._settings, self._consumer, PART, found, made_anew=_made_anew(self._logical[place[0]]))
-                del self._unbegun[place]
+            self._beginnings.begin(self._consumer)
         except kafka.AwayError as error:
             self._complaints.say("waiting for Kafka", error=str(error))
 
@@ -209,7 +206,7 @@ class Recorder:
         if error is None:
             return
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
-            self._unbegun[str(message.topic()), message.partition() or 0] = message
+            self._beginnings.not_begun(message)
             return
         if (damage := kafka.damage(message)) is not None:
             raise damage
@@ -226,7 +223,6 @@ class Recorder:
         places = {(partition.topic, partition.partition) for partition in partitions}
         self._pending.drop(places)
         self._written = {place: offset for place, offset in self._written.items() if place not in places}
-        self._unbegun = {place: found for place, found in self._unbegun.items() if place not in places}
 
     def _pause(self, seconds: float) -> None:
         """Lets time pass without leaving the group; a few records may come meanwhile."""

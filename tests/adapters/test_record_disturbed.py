@@ -1,9 +1,11 @@
 """`record` when something dies, goes away or is lost: nothing is recorded twice, and nothing is passed over without a word."""
 
+import os
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -18,9 +20,11 @@ from pipeline.leaving import DRAIN_S
 from pipeline.record import Recorder
 from pipeline.replay import views
 from pipeline.settings import Settings, Worker
-from tests.adapters.recording import Gate, ask, caught_up, publish, raw, recording, until, until_ended
+from tests.adapters.recording import Gate, Record, ask, caught_up, publish, raw, recording, until, until_ended
 from tests.builders import email_click, page_view, utk
 from tests.deleting import delete_topic
+from tests.faults.fail_points import LEAVING, MARK
+from tests.faults.planted import work
 from tests.processes import Forked
 
 
@@ -139,6 +143,37 @@ def test_two_recorders_share_the_work_and_one_takes_over(ready: Settings, regist
         publish(ready, records[1_500:])
         caught_up(ready)
     assert ask(ready, "SELECT count(), uniqExact(event_id) FROM events") == [(2_000, 2_000)]
+
+
+@pytest.mark.timeout(180)
+def test_every_partition_is_read_after_all_died_amid_a_rebalance(ready: Settings, registry: Registry, tmp_path: Path) -> None:
+    """Members that come back under their names get what they had, without another rebalance: it must have been everything."""
+    mark = tmp_path / "mark"
+    environment = {**os.environ, **ready.environment(), MARK: str(mark)}
+
+    def start(instance: str, planted: str | None = None) -> Forked:
+        return Forked(work, planted, ("worker", "record", "--instance", instance), environment, tmp_path / "log")
+
+    def some(numbers: range) -> list[Record]:
+        """In the first topics and in the last."""
+        return raw(registry, *((page_view, email_click)[number % 2](number, utk=utk(str(number))) for number in numbers))
+
+    publish(ready, some(range(100)))
+    first = start("0", f"record {LEAVING}")
+    caught_up(ready)
+    second = start("1")
+    assert first.wait(30) == -signal.SIGKILL
+    time.sleep(1)  # until it has heard what it gets now, before the first could say that it has given it up
+    second.kill()
+    assert mark.exists()
+    publish(ready, some(range(100, 200)))
+    both = [start("0"), start("1")]
+    try:
+        caught_up(ready)
+    finally:
+        for each in both:
+            each.kill()
+    assert ask(ready, "SELECT count(), uniqExact(type) FROM events") == [(200, 2)]
 
 
 def test_a_derived_record_that_cannot_be_read_is_a_bug_and_ends_the_process(ready: Settings) -> None:

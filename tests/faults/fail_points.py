@@ -91,7 +91,7 @@ def _record_while_settling() -> None:
 def _record_gaining() -> None:
     from pipeline.adapters import deleted
 
-    plant(deleted, "assign", once(die), after=True)
+    plant(deleted.Beginnings, "assign", once(die), after=True)
 
 
 def _fold_after_the_state() -> None:
