@@ -28,8 +28,9 @@ logging.getLogger("clickhouse_driver.connection").setLevel(logging.CRITICAL)  # 
 _SILENCE_S = 120
 """A server at work tells of its progress; one that says nothing for so long is away. Shorter than Kafka's patience with `record`, 300 s."""
 _OPTIONS = {"connect_timeout": "5", "send_receive_timeout": str(_SILENCE_S), "sync_request_timeout": "5", "client_name": "pipeline"}
-_SESSION = {"async_insert": 0}
-"""An insert has arrived when it returns; several servers have asynchronous inserts on by default."""
+_SESSION = {"async_insert": 0, "optimize_on_insert": 0}
+"""An insert has arrived when it returns (several servers have asynchronous inserts on by default). Its block is not merged in itself
+first, which took a third of its time: readers are used to rows of one key that are not merged yet."""
 _BUSY = frozenset({159, 160, 202, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 774, 999})
 """Codes of errors that pass by themselves: time-outs, memory or disk full, too many queries or parts, tables read-only, no quorum ..."""
 _CREDENTIALS = frozenset({192, 193, 194, 516})
