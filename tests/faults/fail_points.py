@@ -27,6 +27,11 @@ def stall() -> None:
     time.sleep(8)
 
 
+def stand_still() -> None:
+    """Until somebody sends SIGCONT."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def fail() -> None:
     raise RuntimeError(PLANTED)
 
@@ -161,6 +166,20 @@ def _record_stalls() -> None:
     plant(Recorder, "_settle", once(stall))
 
 
+def _record_stands_still() -> None:
+    """All is in ClickHouse, nothing is committed."""
+    from pipeline.record import Recorder
+
+    plant(Recorder, "_settle", once(stand_still))
+
+
+def _fold_stands_still() -> None:
+    """In a transaction: state and outputs are with the broker, nothing is committed."""
+    from pipeline.adapters.changelog import Changelog
+
+    plant(Changelog, "_commit_transaction", once(stand_still))
+
+
 def _in_handlers(fault: Fault) -> None:
     """In the handler of each part."""
     from pipeline.agents.folding import Folding
@@ -194,6 +213,8 @@ KILLED_AT: dict[str, dict[str, Fault]] = {
 }
 """Kill -9 exactly there, by part."""
 STALLED: dict[str, Fault] = {"record": _record_stalls, **dict.fromkeys(_FOLDS, _fold_stalls)}
+STANDING: dict[str, Fault] = {"record": _record_stands_still, **dict.fromkeys(_FOLDS, _fold_stands_still)}
+"""Work is in hand."""
 LEAVING = "when partitions go"
 KILLED_LOSING: dict[str, Fault] = {"record": _record_losing, **dict.fromkeys(_FOLDS, _fold_losing)}
 """In a rebalance, as above."""
@@ -202,6 +223,7 @@ EXCEPTION_ONCE, EXCEPTION_ALWAYS = "exception once", "exception always"
 FAIL_POINTS: dict[str, Fault] = {
     **{f"{kind} {place}": planted for place, kinds in KILLED_AT.items() for kind, planted in kinds.items()},
     **{f"{kind} stalls": planted for kind, planted in STALLED.items()},
+    **{f"{kind} stands still": planted for kind, planted in STANDING.items()},
     **{f"{kind} {LEAVING}": planted for kind, planted in KILLED_LOSING.items()},
     EXCEPTION_ONCE: lambda: _in_handlers(once(fail)),
     EXCEPTION_ALWAYS: _exception_always,

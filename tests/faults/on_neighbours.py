@@ -20,7 +20,7 @@ from tests.faults.system import HEALED_S, System, Worker, until
 Fault = Callable[[System], None]
 
 CHANGELOGS = {"sessionize": "sessionize-visitors-changelog", "identify": "identify-identities-changelog"}
-AWAY_S = {"clickhouse": 30.0, "kafka": 60.0 if int(os.environ.get("ROUNDS", "1")) > 1 else 15.0}
+AWAY_S = {"clickhouse": 30.0, "kafka": 15.0 if "FAULTS_MINUTES" in os.environ else 60.0}
 
 
 def killed(name: str, away_s: float) -> Fault:
@@ -235,22 +235,24 @@ def make_anew(system: System, *names: str) -> None:
     topics.create_topics(system.settings)
 
 
-ON_SMALL_DISKS: dict[str, Fault] = {"the disk is full": disk_is_full, "ClickHouse's disk is full": clickhouse_disk_is_full}
+_CLICKHOUSE_DISK, _STATE_DISK = "ClickHouse's disk is full", "the disk is full"
+ON_SMALL_DISKS = {_CLICKHOUSE_DISK, _STATE_DISK}
 
-FAULTS: dict[str, Fault] = {
-    "ClickHouse is killed": killed("clickhouse", 2),
-    "ClickHouse is down": killed("clickhouse", AWAY_S["clickhouse"]),
-    "ClickHouse's answers are dropped": answers_are_dropped,
-    "inserts are cut": inserts_are_cut,
-    "too many parts": tables_set("parts_to_throw_insert=1", "parts_to_delay_insert=1"),
-    "tables are read-only": tables_set("table_readonly=1"),
-    "Kafka is killed": killed("kafka", 2),
-    "Kafka is down": killed("kafka", AWAY_S["kafka"]),
-    "the registry is down": registry_is_down,
-    "ClickHouse has no memory": user_limited("<max_memory_usage>4000000</max_memory_usage>", "memory"),
-    "ClickHouse's user may only read": user_limited("<readonly>1</readonly>", "readonly"),
-    "changelogs are deleted": changelogs_are_deleted,
-    "changelogs are damaged": changelogs_are_damaged,
-    "offsets go back": offsets_go_back,
-    **ON_SMALL_DISKS,
+FAULTS: dict[str, dict[str, Fault]] = {
+    "ClickHouse": {
+        "ClickHouse is killed": killed("clickhouse", 2),
+        "ClickHouse is down": killed("clickhouse", AWAY_S["clickhouse"]),
+        "ClickHouse's answers are dropped": answers_are_dropped,
+        "inserts are cut": inserts_are_cut,
+        "too many parts": tables_set("parts_to_throw_insert=1", "parts_to_delay_insert=1"),
+        "tables are read-only": tables_set("table_readonly=1"),
+        "ClickHouse has no memory": user_limited("<max_memory_usage>4000000</max_memory_usage>", "memory"),
+        "ClickHouse's user may only read": user_limited("<readonly>1</readonly>", "readonly"),
+        _CLICKHOUSE_DISK: clickhouse_disk_is_full,
+    },
+    "Kafka": {"Kafka is killed": killed("kafka", 2), "Kafka is down": killed("kafka", AWAY_S["kafka"])},
+    "registry": {"the registry is down": registry_is_down},
+    "state lost": {"changelogs are deleted": changelogs_are_deleted, "changelogs are damaged": changelogs_are_damaged},
+    "full disk": {_STATE_DISK: disk_is_full},
+    "offsets": {"offsets go back": offsets_go_back},
 }

@@ -64,4 +64,8 @@ def _produce(system: System, *events: Event) -> None:
     system.produce_all((RAW_TOPICS[event.type], (event.utk or event.event_id).encode(), encode(event)) for event in events)
 
 
-FAULTS: dict[str, Fault] = {"poison": poison, "duplicates": duplicates, "events are late": late}
+FAULTS: dict[str, dict[str, Fault]] = {
+    "poison": {"poison": poison},
+    "duplicates": {"duplicates": duplicates},
+    "late events": {"events are late": late},
+}

@@ -2,21 +2,20 @@
 
 import os
 import signal
-import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED
+from pipeline.lag import Readings
+from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED, STANDING
+from tests.faults.on_neighbours import CHANGELOGS
 from tests.faults.planted import work
 from tests.faults.system import HEALED_S, PER_KIND, System, Worker, until
 from tests.processes import Forked
 
 Fault = Callable[[System], None]
-
-BEYOND_SESSION_S = 14.0
-"""Longer than the group waits for a silent worker."""
 
 
 def killed_at_random(system: System) -> None:
@@ -36,16 +35,23 @@ def killed_at(place: str) -> Fault:
 
 
 def zombies(system: System) -> None:
-    """One of each kind is stopped beyond its session: the other takes over; then they wake up."""
-    stopped = [system.rng.choice(system.of(kind)) for kind in ROLES]
-    for worker in stopped:
-        system.pause(0.1, 1.0)
-        worker.signal(signal.SIGSTOP)
-    time.sleep(BEYOND_SESSION_S)
+    """One of each kind stands still with work in hand, beyond its session: the other takes over. Then they wake up, and are fenced."""
+    fenced = _fenced(system)
+    stopped = system.planted({kind: f"{kind} stands still" for kind in STANDING})
+    with Readings(system.settings, ROLES) as readings:
+        system.publish_until(lambda: all(readings.processes(kind) == PER_KIND - 1 for kind in ROLES))
+    system.settle()
     for worker in stopped:
         worker.signal(signal.SIGCONT)
+    until(lambda: all(_fenced(system)[kind] > fenced[kind] for kind in CHANGELOGS), 60)
     system.pause(1.0, 2.0)
     system.restart_if_dead()  # a zombie that finds out may end, and a supervisor starts it again
+
+
+def _fenced(system: System) -> Counter[str]:
+    """How often a worker of each kind has said that another has opened its partition."""
+    said = [line for line in system.log.read_text().splitlines() if "somebody else opened our partition" in line]
+    return Counter(kind for line in said for kind in CHANGELOGS if f"app={kind}" in line)
 
 
 def a_slow_head(system: System) -> None:
@@ -140,15 +146,16 @@ def come_and_go(system: System) -> None:
         system.start(kind, gone[kind].instance)
 
 
-FAULTS: dict[str, Fault] = {
-    "workers are killed": killed_at_random,
-    **{f"killed {place}": killed_at(place) for place in KILLED_AT},
-    f"killed {LEAVING}": killed_while_partitions_go,
-    "all workers are killed": all_killed,
-    "all workers are terminated": all_terminated,
-    "a slow record at the head": a_slow_head,
-    "an exception once": an_exception_once,
-    "an exception always": an_exception_always,
-    "zombies": zombies,
-    "workers come and go": come_and_go,
+FAULTS: dict[str, dict[str, Fault]] = {
+    "kill -9": {
+        "workers are killed": killed_at_random,
+        **{f"killed {place}": killed_at(place) for place in KILLED_AT},
+        f"killed {LEAVING}": killed_while_partitions_go,
+        "all workers are killed": all_killed,
+    },
+    "slow head": {"a slow record at the head": a_slow_head},
+    "exceptions": {"an exception once": an_exception_once, "an exception always": an_exception_always},
+    "scaling": {"workers come and go": come_and_go},
+    "zombies": {"zombies": zombies},
+    "SIGTERM": {"all workers are terminated": all_terminated},
 }

@@ -5,6 +5,7 @@ A bug (a fault suite that finds nothing proves nothing: it must find each of the
 
 import os
 import sys
+import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from pipeline.adapters.changelog import Changelog, Output
 from pipeline.agents import sessionize
 from pipeline.agents.decoding import arrivals
 from pipeline.agents.folding import Folding
+from pipeline.agents.routing import Routing
 from pipeline.core import sessions
 from pipeline.core.events import EventId
 from pipeline.core.identity import Fold
@@ -96,6 +98,29 @@ def a_lost_tombstone() -> None:
     Changelog.commit = forgetful  # type: ignore[method-assign, assignment]
 
 
+def a_lost_tombstone_of_state() -> None:
+    """What is forgotten is not said to be gone: whoever reads the state back has it still."""
+    commit = Changelog.commit
+
+    def forgetful(self: Changelog, outputs: Iterable[Output], changes: Mapping[bytes, bytes | None], *rest: Any) -> None:
+        commit(self, outputs, {key: value for key, value in changes.items() if value is not None}, *rest)
+
+    Changelog.commit = forgetful  # type: ignore[method-assign, assignment]
+
+
+def an_ack_before_evidence_is_sent() -> None:
+    """The route to the portals acks a batch that it has yet to send, and dies."""
+    settle = Routing.settle
+
+    def hasty(self: Routing, batches: Sequence[Batch]) -> bool:
+        if next(_calls) != 3:
+            return settle(self, batches)
+        threading.Timer(3.0, os._exit, (1,)).start()
+        return True
+
+    Routing.settle = hasty  # type: ignore[method-assign]
+
+
 def no_applied_offsets() -> None:
     """What is delivered again is applied again, to a state that does not look whether it has it."""
     apply = Folding._apply
@@ -143,6 +168,8 @@ BUGS: dict[str, Callable[[], None]] = {
         a_random_session_id,
         at_least_the_gap,
         a_lost_tombstone,
+        a_lost_tombstone_of_state,
+        an_ack_before_evidence_is_sent,
         a_forgotten_retraction,
         a_merge_that_moves_nothing,
     )

@@ -129,7 +129,16 @@ class System:
         return self.directory / f"mark-{self.rng.random()}"
 
     def plant(self, points: Mapping[str, str], provoke: Callable[[], None] | None = None) -> None:
-        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and kills who is left.
+        """As `planted`, then kills who is left, and starts them as they were."""
+        planted = self.planted(points, provoke)
+        time.sleep(1.5)
+        for worker in planted:
+            worker.kill()
+            self.end(worker)
+            self.start(worker.kind, worker.instance)
+
+    def planted(self, points: Mapping[str, str], provoke: Callable[[], None] | None = None) -> list[Worker]:
+        """Restarts one worker of each kind with a fail point in it, waits until it has happened, and returns them.
 
         `provoke` is called when all are at work, for what does not happen by itself.
         """
@@ -144,11 +153,7 @@ class System:
             self.publish_until(lambda: all(self._has_partitions(worker) for worker, _ in planted))
             provoke()
         self.publish_until(lambda: all(mark.exists() for _, mark in planted))
-        time.sleep(1.5)
-        for worker, _ in planted:
-            worker.kill()
-            self.end(worker)
-            self.start(worker.kind, worker.instance)
+        return [worker for worker, _ in planted]
 
     def _health_of(self, worker: Worker) -> Path:
         return health.directory(self.settings) / f"{worker.kind}-{worker.instance}.json"
