@@ -116,7 +116,9 @@ function objects() {
 const allowed = () => consent(config.mode, answered(), objects());
 const isSilent = () => readCookies().__hs_do_not_track === "yes";
 
-function setConsent(given) {
+// Consent platforms say on every page what was answered once: only what is new, or what the banner has heard, is an answer to publish.
+function setConsent(given, heard) {
+  const before = JSON.stringify(answered());
   const all = typeof given === "boolean" ? given : null;
   const asked = given && given.categories ? given.categories : given || {};
   const of = (name) => (all === null ? asked[name] === true : all);
@@ -131,7 +133,7 @@ function setConsent(given) {
     const answer = answered();
     adopt(() => {
       if (allowed().analytics && !visitor) enter();
-      send({ type: "custom_event", name: "consent", consent: answer });
+      if (heard || JSON.stringify(answer) !== before) send({ type: "custom_event", name: "consent", consent: answer });
       returnClick();
     });
   }
@@ -200,7 +202,7 @@ function ask(again) {
   if (config.mode === "off" || !config.banner || isSettled) return;
   banner = banner || load("/t/" + config.portal + "/banner.js", BANNER_MS);
   banner.then(
-    safely(() => (again || !answered()) && win.__hsBanner(config, setConsent)),
+    safely(() => (again || !answered()) && win.__hsBanner(config, (given) => setConsent(given, true))),
     () => (banner = null),
   );
 }
@@ -471,8 +473,8 @@ const commands = {
   },
   revokeCookieConsent: revoke,
   showBanner: () => ask(true),
-  setConsent,
-  setHubSpotConsent: setConsent,
+  setConsent: (given) => setConsent(given),
+  setHubSpotConsent: (given) => setConsent(given),
   resetVisitorIdentity: () => {
     forgetVisitor();
     if (allowed().analytics && !isSilent()) enter();

@@ -1,5 +1,6 @@
 """What each consent mode lets a browser write, read and send."""
 
+import json
 import time
 from uuid import uuid4
 
@@ -35,6 +36,22 @@ def test_opt_in(world: World, browser: Browser) -> None:
     assert browser.cookies() == {}
     browser.banner("Accept")
     assert browser.cookies()["hubspotutk"] not in (utk, None)
+
+
+def test_an_answer_that_is_repeated_on_every_page(world: World, browser: Browser) -> None:
+    """As consent platforms do: it counts each time and is one event, until it is another one; what the banner hears is one each time."""
+    utk = None
+    for again in range(3):
+        browser.get(world.url(OPT_IN))
+        assert world.has_views(again + 1)[-1].utk == utk
+        browser.execute_script("_hsq.push(['setConsent', {analytics: true}])")
+        utk = browser.cookies()["hubspotutk"]
+    browser.execute_script("_hsq.push(['setConsent', true])")
+    until(lambda: len(world.answers(utk)) == 2, "another answer")
+    browser.execute_script("_hsq.push(['showBanner'])")
+    browser.banner("Accept")
+    until(lambda: len(world.answers(utk)) == 3, "what the banner has heard")
+    assert [json.loads(answer.properties or "")["advertisement"] for answer in world.answers(utk)] == [False, True, True]
 
 
 UNASKED, DECLINED, ACCEPTED = "before the answer", "after a no", "after a yes"
