@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.adapters import clickhouse, kafka
+from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.core.policy import parse_policy
 from pipeline.lag import Readings
 from pipeline.letters import Which, letters
@@ -23,6 +24,7 @@ from pipeline.resolve import Resolution, resolve_lines
 from pipeline.settings import Settings
 from tests.adapters.test_views import VIEWS
 from tests.builders import DAY, START, line, page_view
+from tests.edge.running import until
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.end_to_end.running import WAIT_S, caught_up, command, running
@@ -74,12 +76,17 @@ def test_a_replay_comes_to_the_same_and_both_generations_follow(settings: Settin
         caught_up(settings, log)
         before = seen(settings)
         assert len(before["failed_events"]) > 2
+        there = kafka_records(settings, *RAW_TOPICS.values())
 
         rebuilding = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "replay", "start"], env={**os.environ, **settings.environment()}, stderr=subprocess.PIPE
         )
+        until(lambda: registry.read(settings).building, "it is known what is rebuilt")
+        rebuilding.send_signal(signal.SIGSTOP)
         published(settings, tmp_path / "meanwhile.jsonl", meanwhile)
+        rebuilding.send_signal(signal.SIGCONT)
         assert rebuilding.wait(240) == 0, rebuilding.communicate()
+        assert registry.read(settings).of(2).about.records == there
         follows(settings, 2, log)
         caught_up(settings, log)
         assert seen(settings.of_generation(2)) == seen(settings)
@@ -125,9 +132,9 @@ def topics_of(settings: Settings) -> set[str]:
     return {topic for topic in kafka.reach(settings).topics if topic.startswith(settings.kafka.topic_prefix)}
 
 
-def kafka_records(settings: Settings, topic: str) -> int:
+def kafka_records(settings: Settings, *topics: str) -> int:
     with Readings(settings, ()) as readings:
-        return sum(readings.ends([topic]).values())
+        return sum(readings.ends(topics).values())
 
 
 @pytest.mark.timeout(600)
