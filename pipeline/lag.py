@@ -37,6 +37,8 @@ _NOT_YET = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }
 """So answers a broker that has just started, or a topic that was made a moment ago."""
+_NO_LEADER = KafkaError._NOENT  # noqa: SLF001 - its public name
+"""So says librdkafka where no topic is there, and where none has a leader."""
 
 T = TypeVar("T")
 
@@ -205,8 +207,14 @@ def _moment(metadata: str | None) -> int | None:
 
 def _in_words(error: KafkaException, settings: Settings) -> UserError:
     reason: KafkaError = error.args[0]
-    if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+    if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART or (reason.code() == _NO_LEADER and not _has_topics(settings)):
         return UserError(
             "the topics do not exist yet: make them with `python -m pipeline topics create`, or start `python -m pipeline run`"
         )
     return kafka.user_error(settings, reason, "see how far the parts are")
+
+
+def _has_topics(settings: Settings) -> bool:
+    """Whether any of our topics is there."""
+    there = kafka.reach(settings).topics
+    return any(kafka.topic_name(settings, topic) in there for topic in load_topics())
