@@ -75,6 +75,24 @@ def test_module_can_be_run(events: Path) -> None:
     assert len(json.loads(ended.stdout)["contacts"]) == 1
 
 
+@pytest.mark.parametrize("command", ["config", "config --json", "--help", "resolve EVENTS"])
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("> /dev/full", 1, "error: cannot write: No space left on device. Make room, or write to another place.\n"),
+        ("| true", 1, ""),
+        (">&-", 0, ""),
+        ("2>&- > /dev/null", 0, ""),
+    ],
+)
+def test_what_cannot_be_printed(events: Path, command: str, end: str, code: int, said: str) -> None:
+    """A full disk is told as such, a reader that has gone is no failure to tell of, and closed streams are nowhere."""
+    words = command.replace("EVENTS", str(events))
+    whole = f"set -o pipefail; '{sys.executable}' -m pipeline {words} {end}"
+    ended = subprocess.run(["bash", "-c", whole], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (code, said)
+
+
 def test_roles_are_the_parts() -> None:
     """`worker` knows every part of the pipeline, and no other."""
     assert [role.value for role in Role] == list(ROLES)
@@ -106,6 +124,7 @@ def test_resolve_under_another_policy(run: Run, events: Path, tmp_path: Path) ->
         (["worker", "dance"], "dance"),
         (["timeline"], "--portal"),
         (["timeline", "--portal", "1"], "--email, --contact and --utk"),
+        (["timeline", "--portal", str(2**63), "--utk", "0" * 32], "--portal"),
         (["timeline", "--portal", "1", "--email", "a@x.io", "--contact", "c"], "--email, --contact and --utk"),
         (["status", "--wait", "soon"], "--wait"),
         (["run", "--workers", "0"], "workers"),
