@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.lag import Readings, consumed
 from pipeline.settings import Settings
 from pipeline.status import PartStatus, status
+from tests.adapters.test_topics import create_by_hand
 
 
 @pytest.fixture
@@ -76,7 +77,15 @@ def test_empty_topics_are_no_lag(topics: Settings) -> None:
 
 def test_topics_that_do_not_exist_yet_are_no_absent_broker(settings: Settings) -> None:
     """After `make up`, and before anything was run."""
-    with pytest.raises(UserError, match=r"the topics do not exist yet: .*topics create"):
+    with pytest.raises(UserError, match=r"there is no topic .*topics create"):
+        status(settings)
+
+
+def test_a_topic_with_too_few_partitions_is_no_absent_broker(settings: Settings) -> None:
+    create_by_hand(settings, "page-views", partitions=3)
+    with pytest.raises(UserError, match="page-views"):
+        create_topics(settings)
+    with pytest.raises(UserError, match=r"topic .*page-views has partitions 3, expected 6"):
         status(settings)
 
 
