@@ -5,11 +5,14 @@ start at once, since every command imports only what it needs. Exit codes: 0 suc
 everything else to stderr.
 """
 
+import errno
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, NoReturn
@@ -64,14 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
     """The exit code of a typer application. What a user can mend is a message, not a traceback."""
+    _open_closed_streams()
     try:
-        commands(args=None if arguments is None else list(arguments), prog_name=name)
+        try:
+            commands(args=None if arguments is None else list(arguments), prog_name=name)
+        finally:
+            sys.stdout.flush()  # what cannot be written is told like any other failure
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BrokenPipeError:
+        return 1  # whoever read us has seen enough
     except Exception as error:  # noqa: BLE001 - the outermost frame: a bug ends the process, with all there is to know
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print(f"error: cannot write: {error.strerror}. Make room, or write to another place.", file=sys.stderr)
+            return 1
         traceback.print_exception(error.with_traceback(_from_the_command_on(error.__traceback__)))
         print("error: a bug in the pipeline; please report it with the lines above", file=sys.stderr)
         return 1
@@ -81,9 +93,19 @@ def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str]
 def end(code: int) -> NoReturn:
     """Ends the process now. A destructor of librdkafka may wait for ever for a broker that is gone; what matters was flushed before."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Who started us may have closed some (`>&-`): what is written there goes nowhere, and no file or connection gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as the process lives
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding
 
 
 def _from_the_command_on(trace: TracebackType | None) -> TracebackType | None:

@@ -15,6 +15,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # pu
 
 from pipeline.adapters import kafka
 from pipeline.adapters.contracts import load_topics
+from pipeline.adapters.topics import check_partitions
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 
@@ -37,6 +38,8 @@ _NOT_YET = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }
 """So answers a broker that has just started, or a topic that was made a moment ago."""
+_OTHER_TOPICS = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT}  # noqa: SLF001 - their public names
+"""So answer Kafka and librdkafka where a topic is missing, or a partition of it; the last also where no partition has a leader."""
 
 T = TypeVar("T")
 
@@ -151,7 +154,7 @@ class Readings:
                 return ask()
             except KafkaException as error:
                 if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                    raise _in_words(error, self._settings) from None
+                    raise self._in_words(error.args[0]) from None
             time.sleep(0.1)
 
     def _glimpse(self, part: str, offsets: Mapping[Place, int]) -> dict[Place, tuple[int, int]]:
@@ -172,7 +175,7 @@ class Readings:
                 continue
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                raise _in_words(KafkaException(error), self._settings)
+                raise self._in_words(error)
             place = str(message.topic()), int(message.partition() or 0)
             if place in open_places:
                 open_places.discard(place)
@@ -180,6 +183,12 @@ class Readings:
                     found[logical[place]] = int(message.offset() or 0), message.timestamp()[1]
         consumer.unassign()
         return found
+
+    def _in_words(self, error: KafkaError) -> UserError:
+        if error.code() in _OTHER_TOPICS:
+            contracts = load_topics()
+            check_partitions(self._settings, [contracts[topic] for part in self._consumers for topic in consumed(part)])
+        return kafka.user_error(self._settings, error, "see how far the parts are")
 
     def _named(self, offsets: Mapping[Place, int]) -> list[TopicPartition]:
         return [
@@ -201,12 +210,3 @@ def _reading(part: str, place: Place, waiting: tuple[int, int] | None, end: int,
 def _moment(metadata: str | None) -> int | None:
     """Our parts write the time of a commit, in epoch ms, into its metadata."""
     return int(metadata) if metadata and metadata.isdigit() else None
-
-
-def _in_words(error: KafkaException, settings: Settings) -> UserError:
-    reason: KafkaError = error.args[0]
-    if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        return UserError(
-            "the topics do not exist yet: make them with `python -m pipeline topics create`, or start `python -m pipeline run`"
-        )
-    return kafka.user_error(settings, reason, "see how far the parts are")

@@ -3,9 +3,11 @@
 Generations come and go while it runs (`replay`): it looks every few seconds which there are.
 """
 
+import fcntl
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from pipeline import settings as reading
 from pipeline.adapters import kafka, topics
@@ -26,13 +28,13 @@ log = logger("run")
 def run(settings: Settings, count: int, *, edge: bool = False) -> int:
     """Runs `count` processes of each part, and the collector if asked for, until a signal; returns the exit code.
 
-    UserError if a server or the portals file cannot be used.
+    UserError if a server or the portals file cannot be used, or another `run` works in the data directory.
     """
     if edge:
         from pipeline.edge import portals
 
         portals.load(settings.edge.portals_file)  # before anything is started
-    with _servers(settings) as found:
+    with _alone(settings.data_dir), _servers(settings) as found:
         kafka.reach(found)
         following = registry.read(found).following
         edge_parts = _collector(found) if edge else []
@@ -78,6 +80,27 @@ def _follow(
             log.warning("cannot see which generations there are", error=str(error))
         except Exception:  # the parts that run are not to suffer from it, and the next look may be better
             log.warning("cannot see which generations there are", exc_info=True)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """UserError if another `run` works in the directory: its processes have the names of ours, and would throw ours out of their groups.
+
+    A directory that cannot be written keeps nobody from working.
+    """
+    with ExitStack() as held:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = held.enter_context((directory / "run.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"data_dir is {str(directory)!r}: another `run` works there. End it first, or have more processes with `run --workers`; "
+                f"a pipeline of its own needs another PIPELINE_DATA_DIR."
+            ) from None
+        except OSError as error:
+            log.warning("cannot see whether another `run` works here", error=str(error))
+        yield
 
 
 @contextmanager

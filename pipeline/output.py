@@ -31,12 +31,31 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """A table for people; rather wide when stdout is no terminal. Columns whose name starts with # are numbers."""
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(
+        title=None if title is None else Text(title, style="table.title"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in columns:
         shown.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        shown.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console.print(shown)
+
+
+def printable(line: str) -> str:
+    """The line with escapes for what is no character to see: visitors' words must not command the terminal that shows them."""
+    if line.isprintable():
+        return line
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in line)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Each at once, on a line of its own."""
+    for line in lines:
+        print(printable(line), flush=True)
 
 
 @contextmanager
@@ -81,7 +100,9 @@ def timeline(shown: "Timeline", *, as_json: bool) -> None:
         return
     from pipeline.timelines import in_words
 
-    print_table(("time (UTC)", "what", "where", "#session", "whose, and why"), in_words(shown), title="\n".join(shown.about))
+    print_table(
+        ("time (UTC)", "what", "where", "#session", "whose, and why"), in_words(shown), title="\n".join(map(printable, shown.about))
+    )
 
 
 def status(status: "Status", *, as_json: bool) -> None:

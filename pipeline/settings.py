@@ -130,6 +130,13 @@ class SchemaRegistry(Section):
     password: Annotated[SecretStr, Field(description="Password of that user.")] = SecretStr("")
     password_file: Annotated[Path | None, Field(description="File with that password, instead of it.")] = None
 
+    @model_validator(mode="after")
+    def _keep_secrets_out_of_the_url(self) -> Self:
+        """It is shown, in logs too."""
+        if "@" in (self.url or "").partition("://")[2].partition("/")[0]:
+            raise ValueError("the url holds a user or a password: give them as user and password_file")
+        return self
+
 
 class Sessions(Section):
     retention: Annotated[

@@ -49,8 +49,8 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
-def settings(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """The running servers, with names of topics and a database that no other test has; nothing is left of them."""
+def settings(servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Settings]:
+    """The running servers, with names of topics, a database and a directory that no other test has; nothing is left of them."""
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv(FILE_VARIABLE, NO_FILE)
@@ -67,6 +67,7 @@ def settings(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sett
                 "analyst_password": servers.clickhouse.analyst_password,
                 "database": mine,
             },
+            "data_dir": tmp_path / ".data",
         }
     )
     _delete_topics(servers, f"{mine}-")

@@ -19,7 +19,7 @@ from infra.demo_site.growth import Growth
 from infra.demo_site.mails import CUSTOMER, Mails, imports
 from infra.demo_site.places import HOSTS, KEY_VARIABLE, MAIL_HOST, WAYS, Places, chosen
 from infra.demo_site.server import pages
-from pipeline import catching_up, logs, timelines
+from pipeline import catching_up, logs, output, timelines
 from pipeline.adapters import clickhouse, topics
 from pipeline.edge import portals
 from pipeline.edge.core.sealing import KEY_BYTES
@@ -111,6 +111,5 @@ def _watch(settings: Settings) -> None:
     """Shows what is new on the timelines, for ever."""
     client, growth = clickhouse.connect(settings), Growth()
     while True:
-        for line in growth.lines(timelines.everybody(client)):
-            print(line, flush=True)
+        output.print_lines(growth.lines(timelines.everybody(client)))
         time.sleep(_LOOK_EVERY_S)

@@ -16,7 +16,14 @@ from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 from clickhouse_driver import Client
-from clickhouse_driver.errors import Error, NetworkError, ServerException, SocketTimeoutError
+from clickhouse_driver.errors import (
+    Error,
+    NetworkError,
+    ServerException,
+    SocketTimeoutError,
+    UnexpectedPacketFromServerError,
+    UnknownPacketFromServerError,
+)
 
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -156,8 +163,20 @@ def _connect(settings: Settings, database: str | None) -> Client:
         client = Client.from_url(
             f"clickhouse://{user}:{password}@{address}:{wanted.port}/{quote(database or 'default', safe='')}?{urlencode(options)}"
         )
-        client.settings.update(_SESSION)
+    except ValueError as error:
+        raise UserError(
+            f"clickhouse.host is {wanted.host!r} and clickhouse.options name {', '.join(wanted.options) or 'nothing'}: one of these cannot "
+            f"be used ({error}). The host is a name or an address, without http://."
+        ) from None
+    client.settings.update(_SESSION)
+    try:
         client.execute("SELECT 1")
+    except (UnexpectedPacketFromServerError, UnknownPacketFromServerError) as error:
+        raise UserError(
+            f"clickhouse.host and clickhouse.port are {wanted.host}:{wanted.port}: what answers there does not speak ClickHouse's native "
+            f"protocol ({_first_line(error)}). Set PIPELINE_CLICKHOUSE__PORT to that protocol's port: usually 9000, or 9440 with TLS; 8123 "
+            f"is HTTP's."
+        ) from None
     except (Error, OSError, EOFError) as error:
         if isinstance(error, ServerException) and error.code == 81:
             raise UserError(

@@ -41,17 +41,25 @@ def check_topics(settings: Settings, part: str | None = None) -> None:
 
     With a part: also the first right that it does not have; its topics only.
     """
-    present = kafka.reach(settings).topics
+    kafka.reach(settings)
     if part is not None:
         acls.check_rights(settings, part)
-    for topic in _topics_of(part):
-        name = kafka.topic_name(settings, topic.name)
-        if name not in present:
-            prefix = settings.kafka.topic_prefix
-            raise UserError(f"kafka.topic_prefix is {prefix!r}: there is no topic {name}. Create it: `python -m pipeline topics create`.")
-        _same(settings, topic, "partitions", str(topic.partitions), str(len(present[name].partitions)))
+    check_partitions(settings, _topics_of(part))
     for topic, configs in _configs(settings, _topics_of(part)):
         _same(settings, topic, _MUST_MATCH, topic.configs[_MUST_MATCH], configs[_MUST_MATCH].value)
+
+
+def check_partitions(settings: Settings, topics: Iterable[Topic]) -> None:
+    """UserError naming the first of these topics that is missing, or has other partitions than its contract."""
+    present = kafka.reach(settings).topics
+    for topic in topics:
+        name = kafka.topic_name(settings, topic.name)
+        if name not in present:
+            raise UserError(
+                f"kafka.topic_prefix is {settings.kafka.topic_prefix!r}: there is no topic {name}. "
+                f"Create it: `python -m pipeline topics create`; `python -m pipeline run` does so, too."
+            )
+        _same(settings, topic, "partitions", str(topic.partitions), str(len(present[name].partitions)))
 
 
 def _topics_of(part: str | None) -> list[Topic]:

@@ -53,7 +53,10 @@ def _check(partitions: dict[str, int]) -> None:
         raise UserError(f"Topics are missing in Kafka: {', '.join(missing)}. Make them with `python -m pipeline topics create`.")
     if len(set(partitions.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in partitions.items())
-        raise UserError(f"Topics that are read together need the same number of partitions: {counts}.")
+        raise UserError(
+            f"Topics that are read together need the same number of partitions: {counts}. Correct that in Kafka "
+            f"(`python -m pipeline topics check` names what is not as it should be), or set another kafka.topic_prefix."
+        )
 
 
 async def _run(part: Part) -> int:

@@ -43,7 +43,7 @@ def explain(
     if json:
         output.print_json(explaining.as_json(shown))
     else:
-        print("\n".join(explained_words.in_words(shown)))
+        output.print_lines(explained_words.in_words(shown))
 
 
 def status(

@@ -39,7 +39,7 @@ def check_page(url: Annotated[str, typer.Argument(help="Address of a page of you
     if json:
         output.print_json([finding._asdict() for finding in findings])
     else:
-        print("\n".join(f"{'✓' if finding.good else '✗'} {finding.said}" for finding in findings))
+        output.print_lines(f"{'✓' if finding.good else '✗'} {finding.said}" for finding in findings)
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 
 
@@ -58,10 +58,11 @@ def link(
 
 def debug(portal: given.PortalNumber, json: given.Json = False) -> None:
     """Show a portal's events as they are accepted, until Ctrl-C. What is shown is personal."""
+    from pipeline import output
     from pipeline.edge import debug as showing
 
     for event in showing.accepted(given.settings(), portal):
-        print(showing.as_json(event) if json else showing.in_words(event), flush=True)
+        print(showing.as_json(event) if json else output.printable(showing.in_words(event)), flush=True)
 
 
 def _portal(portal: int) -> "Portal":

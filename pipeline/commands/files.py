@@ -19,7 +19,7 @@ def resolve(
     from pipeline.policy_file import load_policy
     from pipeline.resolve import resolve_file
 
-    sys.stdout.buffer.write(resolve_file(file, load_policy(policy, set_ or (), setting="--policy")))
+    sys.stdout.buffer.write(resolve_file(file, load_policy(policy, set_ or (), setting="--policy")) + b"\n")
 
 
 def publish(file: given.InputFile, json: given.Json = False) -> None:

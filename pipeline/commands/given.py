@@ -12,7 +12,7 @@ InputFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE.jsonl", help="Events, one JSON object a line.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
-PortalNumber = Annotated[int, typer.Option(min=1, help="Portal id.")]
+PortalNumber = Annotated[int, typer.Option(min=1, max=2**63 - 1, help="Portal id.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Overrides one policy: identity.rebind=move_all.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when this process, our parent, ends.")]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich import progress as progress_bar
 from rich.console import Console
 
-from pipeline.output import moment, print_json, print_table
+from pipeline.output import moment, print_json, print_lines, print_table
 from pipeline.replay.changes import Changes, Example
 from pipeline.replay.diff import Diff
 from pipeline.replay.estimate import Estimate
@@ -151,8 +151,7 @@ def _changes(changes: Changes) -> None:
         for group in groups:
             rules = " -> ".join(dict.fromkeys(rule for rule in (group.rule_before, group.rule_after) if rule))
             print(f"  {group.count:,} {group.what}{f', {rules}' if rules else ''}; such as")
-            for example in group.examples:
-                print(f"    {_example(example)}")
+            print_lines(f"    {_example(example)}" for example in group.examples)
 
 
 def _example(example: Example) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from clickhouse_driver.errors import ServerException
 
+from infra.servers import Servers
 from pipeline.adapters import clickhouse
 from pipeline.adapters.clickhouse import AwayError, identifier, read_migrations
 from pipeline.errors import UserError
@@ -19,6 +20,24 @@ def changed(settings: Settings, **values: object) -> Settings:
 def test_nobody_there_is_away_and_names_the_settings(settings: Settings) -> None:
     with pytest.raises(AwayError, match=r"clickhouse\.host and clickhouse\.port are 127\.0\.0\.1:1: no answer there"):
         clickhouse.connect(changed(settings, host="127.0.0.1", port=1))
+
+
+def test_the_port_of_http_is_not_the_native_protocols(settings: Settings, servers: Servers) -> None:
+    with pytest.raises(UserError, match=rf"{servers.clickhouse.http_port}: what answers there does not speak .* 8123 is HTTP's") as caught:
+        clickhouse.connect(changed(settings, port=servers.clickhouse.http_port))
+    assert not isinstance(caught.value, AwayError)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"host": "http://127.0.0.1"}, r"clickhouse\.host is 'http://127\.0\.0\.1'.*without http://"),
+        ({"options": {"connect_timeout": "soon"}}, r"clickhouse\.options name connect_timeout.*'soon'"),
+    ],
+)
+def test_what_makes_no_address_names_the_settings(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        clickhouse.connect(changed(Settings(), **values))
 
 
 def test_a_wrong_user_is_not_away(settings: Settings) -> None:

@@ -7,6 +7,12 @@ from collections import Counter
 import pytest
 
 from pipeline.adapters.avro_reader import MAX_BYTES
+from pipeline.adapters.topics import create_topics
+from pipeline.agents.sessionize import sessionize
+from pipeline.agents.worker import wait_for_topics
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+from tests.adapters.test_topics import create_by_hand
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS
 from tests.agents.running import PARTITIONS, Toy, until
 
@@ -182,3 +188,12 @@ def test_an_event_of_the_largest_size_is_sent_on(toy: Toy) -> None:
     toy.publish_to("apples", 0, [largest])
     toy.start("sort")
     until(lambda: toy.records("sorted") == [(largest[:100], largest)])
+
+
+def test_topics_of_unequal_partitions_are_refused_with_what_to_do(settings: Settings) -> None:
+    """A cookie's events would be on one process, and those of another topic on another."""
+    create_by_hand(settings, "page-views", partitions=3)
+    with pytest.raises(UserError, match="page-views"):
+        create_topics(settings)
+    with pytest.raises(UserError, match=r"page-views has 3, email-clicks has 6, .*topics check.* kafka\.topic_prefix"):
+        wait_for_topics(sessionize(settings))

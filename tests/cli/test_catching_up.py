@@ -12,9 +12,11 @@ from pipeline.adapters import kafka
 from pipeline.adapters.contracts import load_topics
 from pipeline.adapters.topics import create_topics
 from pipeline.app import ROLES
+from pipeline.errors import UserError
 from pipeline.lag import Readings, consumed
 from pipeline.settings import Settings
 from pipeline.status import PartStatus, status
+from tests.adapters.test_topics import create_by_hand
 
 
 @pytest.fixture
@@ -71,6 +73,20 @@ def test_empty_topics_are_no_lag(topics: Settings) -> None:
     """Nothing published, nothing read: nobody is behind."""
     assert [part.lag_records for part in status(topics).parts] == [0, 0, 0]
     assert catching_up.wait(topics, 0) is None
+
+
+def test_topics_that_do_not_exist_yet_are_no_absent_broker(settings: Settings) -> None:
+    """After `make up`, and before anything was run."""
+    with pytest.raises(UserError, match=r"there is no topic .*topics create"):
+        status(settings)
+
+
+def test_a_topic_with_too_few_partitions_is_no_absent_broker(settings: Settings) -> None:
+    create_by_hand(settings, "page-views", partitions=3)
+    with pytest.raises(UserError, match="page-views"):
+        create_topics(settings)
+    with pytest.raises(UserError, match=r"topic .*page-views has partitions 3, expected 6"):
+        status(settings)
 
 
 def test_records_that_nobody_read(topics: Settings) -> None:

@@ -1,6 +1,7 @@
 """The commands as a user meets them: help, output, exit codes, and one clear message for whatever goes wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from pipeline import settings
 from pipeline.app import ROLES
 from pipeline.commands.parts import Role
-from tests.builders import START, form_submission, line, page_view
+from pipeline.edge import debug
+from tests.builders import START, custom_event, form_submission, line, page_view
 from tests.cli.conftest import Run
 
 COMMANDS = [
@@ -75,6 +77,39 @@ def test_module_can_be_run(events: Path) -> None:
     assert len(json.loads(ended.stdout)["contacts"]) == 1
 
 
+@pytest.mark.parametrize("command", ["config", "config --json", "--help", "resolve EVENTS"])
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("> /dev/full", 1, "error: cannot write: No space left on device. Make room, or write to another place.\n"),
+        ("| true", 1, ""),
+        (">&-", 0, ""),
+        ("2>&- > /dev/null", 0, ""),
+    ],
+)
+def test_what_cannot_be_printed(events: Path, command: str, end: str, code: int, said: str) -> None:
+    """A full disk is told as such, a reader that has gone is no failure to tell of, and closed streams are nowhere."""
+    words = command.replace("EVENTS", str(events))
+    whole = f"set -o pipefail; '{sys.executable}' -m pipeline {words} {end}"
+    ended = subprocess.run(["bash", "-c", whole], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (code, said)
+
+
+def test_another_encoding_of_the_terminal(tmp_path: Path) -> None:
+    """What it cannot show is shown by its number."""
+    (tmp_path / "pipeline.toml").write_text('policy_file = "é.toml"\n', encoding="utf-8")
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PIPELINE_CONFIG": str(tmp_path / "pipeline.toml")}
+    ended = subprocess.run([sys.executable, "-m", "pipeline", "config"], env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert r"\xe9.toml" in ended.stdout
+
+
+def test_debug_does_not_command_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors write what it shows."""
+    monkeypatch.setattr(debug, "accepted", lambda *_: iter([custom_event(1, name="\x1b[2J\nfaked")]))
+    assert run("debug", "--portal", "1").out.endswith(r"\x1b[2J\nfaked" + "\n")
+
+
 def test_roles_are_the_parts() -> None:
     """`worker` knows every part of the pipeline, and no other."""
     assert [role.value for role in Role] == list(ROLES)
@@ -82,7 +117,9 @@ def test_roles_are_the_parts() -> None:
 
 def test_resolve_prints_one_object(run: Run, events: Path) -> None:
     """`resolve` prints contacts, links, sessions, events and what was rejected."""
-    resolved = json.loads(run("resolve", str(events)).out)
+    printed = run("resolve", str(events)).out
+    resolved = json.loads(printed)
+    assert printed.endswith("}\n")
     assert list(resolved) == ["contacts", "links", "sessions", "events", "rejected"]
     assert [contact["email"] for contact in resolved["contacts"]] == ["a@x.io"]
     assert [(rejected["line"], rejected["reason"]) for rejected in resolved["rejected"]] == [(3, "missing_field")]
@@ -106,6 +143,7 @@ def test_resolve_under_another_policy(run: Run, events: Path, tmp_path: Path) ->
         (["worker", "dance"], "dance"),
         (["timeline"], "--portal"),
         (["timeline", "--portal", "1"], "--email, --contact and --utk"),
+        (["timeline", "--portal", str(2**63), "--utk", "0" * 32], "--portal"),
         (["timeline", "--portal", "1", "--email", "a@x.io", "--contact", "c"], "--email, --contact and --utk"),
         (["status", "--wait", "soon"], "--wait"),
         (["run", "--workers", "0"], "workers"),

@@ -11,7 +11,7 @@ from pipeline.core.events import PortalId
 from pipeline.core.ids import contact_id
 from pipeline.settings import Settings
 from tests.adapters.test_views import know
-from tests.builders import HOUR, START, contact_merge, event_id, form_submission, page_view, retraction, utk
+from tests.builders import HOUR, START, contact_merge, event_id, form_submission, identify, page_view, retraction, utk
 from tests.cli.conftest import Ended, Run
 
 EVENTS = (
@@ -42,6 +42,14 @@ def test_an_event_in_words(explain: Callable[..., Ended]) -> None:
     assert lines[0].endswith(f"the cookie is theirs (cookie.bound), by {event_id(2)}")
     assert any("the form made the contact (form.new_contact)" in line for line in lines)
     assert any(f"bound cookie {utk('a')} to a@x.io" in line and "from the beginning" in line for line in lines)
+
+
+def test_what_visitors_write_does_not_command_the_terminal(settings: Settings, explain: Callable[..., Ended]) -> None:
+    client = clickhouse.connect(settings)
+    know(client, Registry(Settings()), identify(8, portal=4, utk="x", email="x@x.io", external_id="\x1b[2J\nfaked"))
+    client.disconnect()
+    lines = explain("--utk", utk("x")).out.splitlines()
+    assert lines[-2].endswith(r"the id \x1b[2J\nfaked")
 
 
 def test_under_another_policy(explain: Callable[..., Ended]) -> None:

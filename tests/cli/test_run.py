@@ -70,3 +70,26 @@ def test_kill_leaves_no_worker(run: Run) -> None:
     run.process.kill()
     run.process.wait()
     until(lambda: all(map(is_gone, run.workers())), "the workers are gone")
+
+
+@pytest.mark.timeout(180)
+def test_a_second_run_beside_the_first_is_refused(run: Run, settings: Settings, tmp_path: Path) -> None:
+    """Their processes would have the same names, and throw each other out of Kafka's groups without end."""
+    second = Run(settings, tmp_path / "second.log")
+    assert second.process.wait(timeout=30) == 1
+    assert f"error: data_dir is '{settings.data_dir}': another `run` works there" in second.output
+    assert not any(map(is_gone, run.workers()))
+
+
+@pytest.mark.timeout(180)
+def test_a_data_directory_that_cannot_be_written_keeps_nobody_from_working(settings: Settings, tmp_path: Path) -> None:
+    """With servers elsewhere nothing that matters is in it."""
+    (tmp_path / "file").touch()
+    running = Run(settings.model_copy(update={"data_dir": tmp_path / "file"}), tmp_path / "run.log")
+    try:
+        running.is_ready()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=15) == 0
+    finally:
+        running.process.kill()
+        running.process.wait()

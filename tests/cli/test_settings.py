@@ -232,3 +232,15 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"clickhouse.analyst_password = \*\*\*") as refused:
         settings.load()
     assert "4711" not in str(refused.value)
+
+
+def test_a_password_in_the_registrys_url_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The url is shown, so it must not be in it; nor does the complaint show it."""
+    monkeypatch.setenv("PIPELINE_SCHEMA_REGISTRY__URL", "http://somebody:hidden@registry.internal/@")
+    with pytest.raises(
+        UsageError, match="setting schema_registry: the url holds a user or a password: give them as user and password_file"
+    ) as refused:
+        settings.load()
+    assert "hidden" not in str(refused.value)
+    monkeypatch.setenv("PIPELINE_SCHEMA_REGISTRY__URL", "http://registry.internal/@")
+    assert settings.load().schema_registry.url == "http://registry.internal/@"
