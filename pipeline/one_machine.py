@@ -3,7 +3,6 @@
 Generations come and go while it runs (`replay`): it looks every few seconds which there are.
 """
 
-import fcntl
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pipeline import settings as reading
 from pipeline.adapters import kafka, topics
+from pipeline.alone import alone
 from pipeline.app import ROLES
 from pipeline.effective import effective
 from pipeline.errors import UserError
@@ -34,7 +34,7 @@ def run(settings: Settings, count: int, *, edge: bool = False) -> int:
         from pipeline.edge import portals
 
         portals.load(settings.edge.portals_file)  # before anything is started
-    with _alone(settings.data_dir), _servers(settings) as found:
+    with _the_only_run(settings.data_dir), _servers(settings) as found:
         kafka.reach(found)
         following = registry.read(found).following
         edge_parts = _collector(found) if edge else []
@@ -83,21 +83,20 @@ def _follow(
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _the_only_run(directory: Path) -> Iterator[None]:
     """UserError if another `run` works in the directory: its processes have the names of ours, and would throw ours out of their groups.
 
     A directory that cannot be written keeps nobody from working.
     """
     with ExitStack() as held:
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = held.enter_context((directory / "run.lock").open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"data_dir is {str(directory)!r}: another `run` works there. End it first, or have more processes with `run --workers`; "
-                f"a pipeline of its own needs another PIPELINE_DATA_DIR."
-            ) from None
+            held.enter_context(
+                alone(
+                    directory / "run.lock",
+                    f"data_dir is {str(directory)!r}: another `run` works there. End it first, or have more processes with "
+                    f"`run --workers`; a pipeline of its own needs another PIPELINE_DATA_DIR.",
+                )
+            )
         except OSError as error:
             log.warning("cannot see whether another `run` works here", error=str(error))
         yield

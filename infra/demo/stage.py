@@ -1,6 +1,5 @@
 """Servers and parts of one's own for as long as a demonstration or a measurement lasts; then no process is left of them."""
 
-import fcntl
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from infra import servers
 from pipeline import settings as reading
-from pipeline.errors import UserError
+from pipeline.alone import alone
 from pipeline.settings import Settings
 from pipeline.settings_sources import FILE_VARIABLE, NO_FILE, PREFIX
 from pipeline.supervise import GRACE_S
@@ -40,7 +39,8 @@ def stage(directory: Path) -> Iterator[Stage]:
 
     However the block ends (Ctrl-C, SIGTERM and kill -9 included), the servers end too. UserError if `directory` is in use.
     """
-    with _ended_by_signals(), _only_one(directory), ExitStack() as put_away:
+    in_use = f"{directory} is in use by another demo or benchmark: end that first (Ctrl-C where it runs)"
+    with _ended_by_signals(), alone(directory.with_suffix(".lock"), in_use), ExitStack() as put_away:
         servers.stop(directory)
         shutil.rmtree(directory, ignore_errors=True)
         embedded = put_away.enter_context(servers.embedded(directory))
@@ -93,18 +93,6 @@ def settings_of(directory: Path) -> Settings:
         del os.environ[name]
     os.environ[FILE_VARIABLE] = NO_FILE
     return reading.load(data_dir=directory)
-
-
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Refuses a directory that another process has on stage."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory} is in use by another demo or benchmark: end that first (Ctrl-C where it runs)") from None
-        yield
 
 
 @contextmanager

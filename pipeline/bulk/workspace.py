@@ -7,7 +7,6 @@
 Units are idempotent: what a unit had done when it was killed is done again, and is the same.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import polars as pl
 
 from pipeline.adapters import kafka
 from pipeline.adapters.contracts import RAW_TOPICS, load_topics
+from pipeline.alone import alone
 from pipeline.core.policy import Policy
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -82,11 +82,7 @@ def opened(settings: Settings, policy: Policy, start: Mapping[Place, int], until
     directory = _directory(settings)
     directory.mkdir(parents=True, exist_ok=True)
     plan = Plan(settings, policy, dict(start), dict(until), directory.resolve())
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory}: another process rebuilds this at the moment. Wait for it, or end it.") from None
+    with alone(directory / "lock", f"{directory}: another process rebuilds this at the moment. Wait for it, or end it."):
         _same(directory / "plan.json", _described(plan))
         yield plan
         shutil.rmtree(directory / "spill", ignore_errors=True)

@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.adapters import clickhouse, patience, topics
 from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.alone import alone
 from pipeline.bulk import workspace
 from pipeline.bulk.rebuild import rebuild
 from pipeline.core.policy import Policy
@@ -55,6 +56,13 @@ class Span(msgspec.Struct, frozen=True):
 
 def start(settings: Settings, wish: Wish, begun: Begun, progress: Progress) -> Generation:
     """Returns when the generation is built and its parts can go on with it. UserError if another one is being built."""
+    if (building := registry.read(settings).building) is not None and building.has_builder:
+        raise _taken(building)
+    with alone(settings.data_dir / "rebuild" / "start.lock", "another `replay start` begins at this moment: one at a time"):
+        return _start(settings, wish, begun, progress)
+
+
+def _start(settings: Settings, wish: Wish, begun: Begun, progress: Progress) -> Generation:
     building = registry.read(settings).building
     generation = _claimed(settings, _new(settings, wish) if building is None else _old(building, wish))
     begun(generation, building is not None)
@@ -105,7 +113,7 @@ def _taken(building: Generation) -> UserError:
 
 
 def _claimed(settings: Settings, generation: Generation) -> Generation:
-    """Ours to build. Whoever else thinks so sees it when it tells how far it is (`_Teller`), and gives way."""
+    """Ours to build. Who thinks so at the same moment on another machine sees it when it tells how far it is (`_Teller`), and gives way."""
     about = msgspec.structs.replace(generation.about, builder=registry.this_process())
     return registry.write(settings, msgspec.structs.replace(generation, about=about))
 

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.contracts import RAW_TOPICS
+from pipeline.alone import alone
 from pipeline.core.policy import parse_policy
 from pipeline.lag import Readings
 from pipeline.letters import Which, letters
@@ -164,6 +165,14 @@ def test_a_replay_that_was_killed_goes_on(settings: Settings, tmp_path: Path) ->
     assert ended.returncode == 0, ended.stderr
     assert "going on with generation 2" in ended.stderr
     is_as_resolved(resolution_in_clickhouse(settings.of_generation(2)), resolve_lines(enumerate(lines, 1), parse_policy("", OTHER)))
+
+
+def test_two_starts_at_one_moment(settings: Settings) -> None:
+    """Before either could say that it builds something, the other one says so, and leaves everything alone."""
+    with alone(settings.data_dir / "rebuild" / "start.lock", "held by the test"):
+        refused = command(settings, "replay", "start")
+    assert (refused.returncode, refused.stderr) == (1, "error: another `replay start` begins at this moment: one at a time\n")
+    assert [each.number for each in registry.read(settings).known] == [1]
 
 
 @pytest.mark.timeout(300)
