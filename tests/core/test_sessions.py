@@ -139,6 +139,8 @@ def test_policy_split_on_source_change(urls: list[str], expected: list[str]) -> 
         ("https://x.io/?utm_source=a&utm_source=b", None, "a//"),
         ("https://x.io/?utm_source=&gclid=1", None, "gclid"),
         ("https://x.io/?utm_source=a%20b+c", None, "a b c//"),
+        ("https://x.io/?utm_source=b+c", None, "b c//"),
+        ("https://x.io/?utm_source=b%20c", None, "b c//"),
         ("https://x.io/?twclid=1&dclid=2", None, "dclid"),
         ("https://x.io/?gclid=&li_fat_id=2", None, "li_fat_id"),
         ("https://x.io/#?gclid=1", None, None),
