@@ -3,9 +3,11 @@
 Whatever stands in `kafka.options` (security.protocol, sasl.*, ssl.*) is passed through to librdkafka under its names.
 """
 
+import os
 import platform
 import re
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
@@ -76,10 +78,13 @@ def is_common(logical: str) -> bool:
 def member_name(settings: Settings, part: str) -> str | None:
     """Name of this process in the group of its part, for static membership: restarted under it, it has its partitions back at once.
 
-    None if the process has no name (worker.instance). The machine's name is in it, since each machine counts its own processes.
+    None if the process has no name (worker.instance). The machine is in it and the data directory: each `run` counts its own processes.
     """
     instance = settings.worker.instance
-    return f"{part}-{re.sub('[^a-zA-Z0-9._-]', '-', platform.node())}-{instance}" if instance else None
+    if not instance:
+        return None
+    place = blake2b(os.fsencode(settings.data_dir.resolve()), digest_size=4).hexdigest()
+    return f"{part}-{re.sub('[^a-zA-Z0-9._-]', '-', platform.node())}-{place}-{instance}"
 
 
 def group_name(settings: Settings, part: str) -> str:
