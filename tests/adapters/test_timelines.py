@@ -125,8 +125,9 @@ def test_why_names_the_rule_and_the_evidence() -> None:
     assert timelines.why(guess, {}).startswith("possibly c: a guess")
 
 
-def test_what_visitors_write_does_not_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_visitors_write_does_not_command_the_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by escape sequences nor by new lines and what turns the direction of writing; nor is it the table's own markup."""
+    monkeypatch.setenv("COLUMNS", "200")
     hostile = entry(type="custom_event", name="\x1b[31m\x9bm\u202e\na", url="https://x.io/[/b]", email="[/x]@x.io")
     output.timeline(timelines.Timeline(("[/x]@x.io \x1b[2J",), (hostile,)), as_json=False)
     shown = capfd.readouterr().out
