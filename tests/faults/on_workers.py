@@ -35,7 +35,10 @@ def killed_at(place: str) -> Fault:
 
 
 def zombies(system: System) -> None:
-    """One of each kind stands still with work in hand, beyond its session: the other takes over. Then they wake up, and are fenced."""
+    """One of each kind stands still with work in hand, beyond its session: the other takes over. Then they wake up.
+
+    Those with a state say that they are fenced; `record` has none, and its group went on without it.
+    """
     fenced = _fenced(system)
     stopped = system.planted({kind: f"{kind} stands still" for kind in STANDING})
     with Readings(system.settings, ROLES) as readings:
