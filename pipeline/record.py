@@ -22,6 +22,7 @@ from typing import NamedTuple
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from pipeline import garbage
 from pipeline.adapters import (
     clickhouse,
     dead_letters,
@@ -169,6 +170,7 @@ class Recorder:
     def run(self) -> None:
         """Until `stop`. StoppedError if a neighbour is away then."""
         self._consumer.subscribe(list(self._logical), on_assign=self._beginnings.assign, on_revoke=self._on_lost, on_lost=self._on_lost)
+        garbage.what_is_there_stays()
         log.info("ready")
         try:
             while not self._stop.is_set():

@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+from pipeline import garbage
 from pipeline.adapters import acls, kafka
 from pipeline.agents.harness import Part
 from pipeline.errors import UserError
@@ -72,6 +73,7 @@ async def _run(part: Part) -> int:
     crashing = asyncio.create_task(app.wait_until_stopped())
     await asyncio.wait([starting, stopping, crashing], return_when=asyncio.FIRST_COMPLETED)
     if starting.done() and starting.exception() is None:
+        garbage.what_is_there_stays()
         log.info("ready", app=part.name)
         await asyncio.wait([stopping, crashing], return_when=asyncio.FIRST_COMPLETED)
     return await _end(part, [reporting, starting, stopping, crashing], asked=stop.is_set())

@@ -4,7 +4,6 @@ Each process has a producer, a part of the spool and a metrics port of its own; 
 """
 
 import asyncio
-import gc
 import logging
 import os
 import resource
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import uvicorn
 
+from pipeline import garbage
 from pipeline.adapters import kafka
 from pipeline.adapters.topics import create_topics
 from pipeline.edge import metrics, portals
@@ -37,8 +37,6 @@ from pipeline.supervise import Part, Supervisor
 _BACKLOG = 4_096
 _UNREAD_MS = 20_000
 """How long a client may take nothing of what is sent to it; then the kernel ends the connection."""
-_GC_THRESHOLDS = (20_000, 10, 10)
-"""Requests leave no garbage in cycles (9 objects of 18,000 requests), while looking for it held answers up, a whole look for 40 ms."""
 
 PART = "edge"
 
@@ -82,8 +80,7 @@ def uvicorn_run(settings: Settings) -> int:
         )
         import uvloop
 
-        gc.freeze()  # what there is now stays: looking through it again and again would hold up answers
-        gc.set_threshold(*_GC_THRESHOLDS)
+        garbage.what_is_there_stays()  # a whole look takes 40 ms, and would hold up answers
         uvloop.run(_run(settings, collector, listening))
     return 0
 
