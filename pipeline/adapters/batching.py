@@ -9,6 +9,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `_create_worker_consumer` | Faust waits 1.5 s for idle partitions, and does not keep partition p of several topics together |
 | `_fetch_records` | records become one `Batch` per partition, in the thread that fetches |
 | `_seek_to_committed` | to know whether what comes next follows what was read: aiokafka jumps over deleted records without a word |
+| `_consumer_record` (aiokafka) | records stay as they were read: to make other objects of them takes as long as to read them |
 | `_to_message`, `_new_offset`, `_add_gap` | what is committed is the end of a batch, strictly in order of delivery |
 | `ack`, `wait_empty` | a batch that is settled is never waited for; Faust's own wait collects garbage every second |
 | `on_partitions_revoked` | Faust forgets the acks before it waits for the streams; we wait and commit first |
@@ -33,6 +34,7 @@ from typing import Any
 import aiokafka
 import aiokafka.errors
 import faust
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport import drivers
 from faust.transport.drivers import aiokafka as driver
@@ -79,9 +81,8 @@ class Batch:
     offsets: list[int]
     keys: list[bytes | None]
     values: list[bytes | None]
-    headers: list[tuple[tuple[str, bytes], ...]]
-    timestamps: list[int]
-    """Kafka's, in epoch milliseconds; they say when a record was published, never when something happened."""
+    timestamp: int
+    """Kafka's of the last record, in epoch milliseconds; it says when the record was published, never when something happened."""
     generation: int
     """Of the consumer group, when the batch was fetched."""
     era: int = 0
@@ -173,8 +174,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             offsets=[record.offset for record in records],
             keys=[record.key for record in records],
             values=[record.value for record in records],
-            headers=[record.headers for record in records],
-            timestamps=[record.timestamp for record in records],
+            timestamp=records[-1].timestamp,
             generation=self.app.consumer_generation_id,
             era=self.era,
             number=number,
@@ -257,7 +257,7 @@ class Consumer(driver.Consumer):
             tp.topic,
             tp.partition,
             offset=end,
-            timestamp=record.timestamps[-1] / 1000,
+            timestamp=record.timestamp / 1000,
             timestamp_type=0,
             headers=None,
             key=None,
@@ -363,6 +363,11 @@ class RawSchema(faust.Schema[Any, Any]):
         return message.value
 
 
+def _as_it_is(_: PartitionRecords, tp: Any, record: Any) -> Any:  # noqa: ARG001  # aiokafka's signature
+    """The record of aiokafka's parser, which has the fields of its `ConsumerRecord` but for topic, partition and sizes."""
+    return record
+
+
 def brokers(bootstrap_servers: str) -> list[str]:
     """`a:1,b:2` as broker URLs of this transport."""
     return [f"{SCHEME}://{server.strip()}" for server in bootstrap_servers.split(",")]
@@ -371,4 +376,5 @@ def brokers(bootstrap_servers: str) -> list[str]:
 def register() -> None:
     """Makes `batched://` known to Faust, after `check_hooks`."""
     check_hooks()
+    PartitionRecords._consumer_record = _as_it_is  # noqa: SLF001
     drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import aiokafka
 import faust
 from aiokafka import codec
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.transport.drivers import aiokafka as driver
 
@@ -25,6 +26,7 @@ HOOKS: Mapping[type, str] = {
     "on_partitions_assigned on_thread_stop assignment",
     aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
     GroupCoordinator: "_send_req close",
+    PartitionRecords: "_consumer_record",
     faust.App: "_create_directories",
     faust.Schema: "loads_key loads_value",
 }

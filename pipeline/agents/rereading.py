@@ -156,7 +156,6 @@ class Sources:
             offsets=[message.offset() or 0 for message in messages],
             keys=[message.key() for message in messages],
             values=[message.value() for message in messages],
-            headers=[()] * len(messages),
-            timestamps=[message.timestamp()[1] for message in messages],
+            timestamp=messages[-1].timestamp()[1],
             generation=generation,
         )

@@ -39,7 +39,7 @@ def consumer(settings: Settings) -> Consumer:
 
 
 def batch(end: int, era: int = 1, number: int = 0) -> Batch:
-    return Batch("apples", 0, [end - 1, end], [None, b"k"], [b"v", None], [(), ()], [1000, 2000], generation=1, era=era, number=number)
+    return Batch("apples", 0, [end - 1, end], [None, b"k"], [b"v", None], 2000, generation=1, era=era, number=number)
 
 
 def delivered(consumer: Consumer, *ends: int) -> list[Any]:

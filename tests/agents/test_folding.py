@@ -38,7 +38,7 @@ def batch(*values: bytes, first: int = 0, topic: str = "apples", generation: int
     """Records of partition 0, at consecutive offsets."""
     size = len(values)
     offsets = list(range(first, first + size))
-    return Batch(topic, 0, offsets, [None] * size, list(values), [()] * size, [0] * size, generation)
+    return Batch(topic, 0, offsets, [None] * size, list(values), 0, generation)
 
 
 def test_a_batch_that_comes_again_changes_nothing(toy: Toy, folding: Folding) -> None:

@@ -40,7 +40,7 @@ class Slow:
 
 def event(offset: int, partition: int = 0, records: int = 1, value: bytes = b"v") -> Event:
     offsets = list(range(offset, offset + records))
-    return Event(Batch("apples", partition, offsets, [None] * records, [value] * records, [()] * records, [0] * records, 1))
+    return Event(Batch("apples", partition, offsets, [None] * records, [value] * records, 0, 1))
 
 
 @pytest.fixture(autouse=True)
