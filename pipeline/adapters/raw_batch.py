@@ -7,8 +7,9 @@ There are three ways, the fast one first, and all give the same (few records go 
 A record that cannot become an event is refused; its neighbours do not notice.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -32,18 +33,31 @@ _TOO_LARGE = Refused(Reason.TOO_LARGE, f"the value: expected at most {MAX_BYTES}
 _NO_VALUE = Refused(Reason.MALFORMED_AVRO, "the value: expected Avro, not null")
 
 
-@dataclass(frozen=True, slots=True)
 class EventColumns:
-    """Events of one type: their positions in the batch, and every field of the type as a list, in its order (absent is None)."""
+    """Events of one type, and their positions (`rows`) in the batch; as they were read, in columns (`table`) or one by one."""
 
-    type: str
-    rows: list[int]
-    columns: dict[str, list[Any]]
-    table: pl.DataFrame | None = None
-    """The same as it was read, if it was read in columns."""
+    def __init__(self, type_name: str, rows: list[int], read: pl.DataFrame | list[Event]) -> None:
+        self.type = type_name
+        self.rows = rows
+        self.table = read if isinstance(read, pl.DataFrame) else None
+        self._events = None if isinstance(read, pl.DataFrame) else read
 
     def events(self) -> list[Event]:
-        return list(map(TYPES[self.type], *self.columns.values()))
+        return list(map(TYPES[self.type], *self.columns.values())) if self._events is None else self._events
+
+    def event(self, place: int) -> Event:
+        """The event at a place of `rows`."""
+        if self._events is not None:
+            return self._events[place]
+        return TYPES[self.type](*(values[place] for values in self.columns.values()))
+
+    @cached_property
+    def columns(self) -> dict[str, list[Any]]:
+        """Every field of the type as a list, in its order; absent is None."""
+        if self.table is not None:
+            return _as_lists(self.type, self.table)
+        columns = zip(*map(msgspec.structs.astuple, self._events or ()), strict=True)
+        return dict(zip(TYPES[self.type].__struct_fields__, map(list, columns), strict=True))
 
     def frame(self) -> pl.DataFrame:
         """The fields as columns of polars, form fields aside."""
@@ -64,7 +78,7 @@ class Decoded:
 def decode_events(values: Sequence[bytes | None], reader: Callable[[bytes], SchemaReader | Refused], topic: str | None = None) -> Decoded:
     """The events of a batch. `reader` knows the schema by the first bytes; records of types that are not `topic`'s are refused."""
     decoded = Decoded()
-    parsed: dict[str, list[tuple[int, Event]]] = {}
+    parsed: list[tuple[int, Event]] = []
     present = _present(values, decoded.refused)
     for header, rows in by_header(values, present).items():
         schema = reader(header)
@@ -78,8 +92,8 @@ def decode_events(values: Sequence[bytes | None], reader: Callable[[bytes], Sche
             if isinstance(outcome, Refused):
                 decoded.refused.append((row, outcome))
             else:
-                parsed.setdefault(outcome.type, []).append((row, outcome))
-    decoded.batches.extend(_from_events(type_name, events) for type_name, events in parsed.items())
+                parsed.append((row, outcome))
+    decoded.batches.extend(in_columns(parsed))
     decoded.refused.sort(key=lambda entry: entry[0])
     return decoded
 
@@ -125,11 +139,11 @@ def _outcomes(
         normal = in_normal_form(schema.record, frame)
         if normal.all():
             taken = [rows[at] for at in whole] if rest else list(rows)
-            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, frame), frame))
+            batches.append(EventColumns(schema.record, taken, frame))
         else:
             taken = [rows[at] for at in compress(whole, normal)]
             kept = frame.filter(normal)
-            batches.append(EventColumns(schema.record, taken, _as_lists(schema.record, kept), kept))
+            batches.append(EventColumns(schema.record, taken, kept))
             odd = frame.filter(~normal).iter_rows(named=True)
             for at, record in zip(compress(whole, ~normal), odd, strict=True):
                 yield rows[at], parse_avro(schema.record, record)
@@ -153,7 +167,10 @@ def _as_lists(type_name: str, frame: pl.DataFrame) -> dict[str, list[Any]]:
     return {name: frame[name].to_list() if name in known else absent for name in names}
 
 
-def _from_events(type_name: str, events: Sequence[tuple[int, Event]]) -> EventColumns:
-    rows, objects = zip(*events, strict=True)
-    columns = zip(*map(msgspec.structs.astuple, objects), strict=True)
-    return EventColumns(type_name, list(rows), dict(zip(TYPES[type_name].__struct_fields__, map(list, columns), strict=True)))
+def in_columns(events: Iterable[tuple[int, Event]]) -> Iterator[EventColumns]:
+    """Events, each with its position in the batch, by type."""
+    by_type: dict[str, list[tuple[int, Event]]] = {}
+    for row, event in events:
+        by_type.setdefault(event.type, []).append((row, event))
+    for type_name, of_type in by_type.items():
+        yield EventColumns(type_name, [row for row, _ in of_type], [event for _, event in of_type])

@@ -31,7 +31,7 @@ import msgspec
 
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import Changelog, FencedError, RetryError, topic_of
-from pipeline.agents.decoding import Arrival, Decode, arrivals
+from pipeline.agents.decoding import Arrived, Decode, arrived
 from pipeline.agents.health import Health
 from pipeline.agents.rereading import Sources
 from pipeline.agents.stateful import Effects, StatefulPart
@@ -139,19 +139,20 @@ class Folding:
         total, fresh = sum(map(len, batches)), sum(len(records.keys) for records in unapplied.values())
         if fresh < total:
             held.topic_ids = self._sources.same(held.topic_ids)  # before they are passed over: a topic made anew begins at 0, too
-        new = [arrival for topic, records in unapplied.items() for arrival in arrivals(self._decode, topic, *records)]
+        new = [arrived(self._decode, topic, *records) for topic, records in unapplied.items()]
+        events = sum(map(len, new))
         late = 0
         if applied != held.applied:
             effects = self._effects(held, new)
             held.changelog.commit(effects.outputs, effects.changes, applied, held.topic_ids)
             held.applied = applied
             late = effects.late
-        self._health.add(events=len(new), refused=fresh - len(new), late=late, replayed=total - fresh)
+        self._health.add(events=events, refused=fresh - events, late=late, replayed=total - fresh)
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
 
-    def _effects(self, held: _Held, new: Sequence[Arrival]) -> Effects:
-        if not new:
+    def _effects(self, held: _Held, new: Sequence[Arrived]) -> Effects:
+        if not any(map(len, new)):
             return Effects([], {})  # all refused: still, this is how far we have come
         try:
             return held.part.apply(new)

@@ -8,12 +8,14 @@ contacts, links and outcomes follow from them and are computed again when a part
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
+from pipeline.agents.decoding import Arrived
 from pipeline.agents.policy_mark import PolicyMark
 from pipeline.agents.stateful import Effects
 from pipeline.core.contacts import Contact
@@ -57,10 +59,10 @@ class Portals:
         for portal, of_portal in traces.items():
             self._identities(portal).advance(of_portal)
 
-    def apply(self, arrivals: Sequence[tuple[bytes | None, Event]]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived]) -> Effects:
         """Folds in the evidence of a batch."""
         traces: dict[PortalId, list[Trace]] = defaultdict(list)
-        for _, event in arrivals:
+        for event in chain.from_iterable(each.events() for each in arrived):
             traces[event.portal_id].append(trace(event, KEPT_BY_IDENTITY))
         effects = Effects([], self._mark.changes(), 0)
         for portal, of_portal in traces.items():

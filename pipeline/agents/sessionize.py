@@ -1,30 +1,24 @@
 """`sessionize`: activity in, sessions out (spec: sessions.md).
 
 Partition p of every raw topic has the same cookies, since the key is the utk; so one part of the table `visitors` has all that
-is known of a cookie. A record's key says which cookie it concerns. On the raw topics that is the event's own; on `event-copies`
-it may be another: a copy of an event that also exists with this cookie, without which nobody could tell whose event it is in the end; or
-a retraction that decides about an event of this cookie.
-
-The table has, per cookie, its events in numbered chunks (visitor.py), and an item for what was forgotten (the fold's state).
+is known of a cookie: its history (pipeline/history), in blocks that speak of many cookies.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
+from pipeline.agents.decoding import Arrived
 from pipeline.agents.policy_mark import PolicyMark
 from pipeline.agents.stateful import Effects
-from pipeline.agents.visitor import Cookie, Rules, Visitor, Written
-from pipeline.agents.words import Words
-from pipeline.core.events import Event, PortalId, Utk
+from pipeline.core.events import EventId, PortalId, Utk
 from pipeline.core.ids import session_id
 from pipeline.core.policy import SessionPolicy
 from pipeline.core.sessions import Retention, Session
+from pipeline.history.arrivals import arrivals, together
+from pipeline.history.history import Changed, History
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
@@ -42,72 +36,43 @@ class Visitors:
     """The cookies of one partition."""
 
     def __init__(self, policy: SessionPolicy, retention: Retention, encode: Encode) -> None:
-        self._rules = Rules(policy, retention, Words())
+        self._history = History(policy, retention)
         self._encode = encode
         self._mark = PolicyMark(policy, "[sessions]")
-        self._visitors: dict[Cookie, Visitor] = {}
 
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that these items of the changelog are. UserError if it was made under another policy."""
-        items = self._mark.check(items)
-        forgotten: dict[Cookie, bytes] = {}
-        chunks: dict[Cookie, dict[int, bytes]] = defaultdict(dict)
-        for key, value in items.items():
-            portal, utk, *number = key.decode().split("|")
-            cookie = PortalId(int(portal)), Utk(utk)
-            if number:
-                chunks[cookie][int(number[0])] = value
-            else:
-                forgotten[cookie] = value
-        self._visitors = {cookie: Visitor.restore(cookie, of_cookie, forgotten.get(cookie, b"")) for cookie, of_cookie in chunks.items()}
+        self._history.restore(self._mark.check(items))
 
-    def apply(self, arrivals: Sequence[tuple[bytes | None, Event]]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived]) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
-        effects = Effects([], self._mark.changes(), 0)
-        upserts: list[tuple[Cookie, Session]] = []
-        late = 0
-        for cookie, events in _by_cookie(arrivals).items():
-            visitor = self._visitors.get(cookie) or Visitor(cookie)
-            written = visitor.add(events, self._rules)
-            if written.chunks:
-                self._visitors[cookie] = visitor
-                _add(effects, cookie, written)
-                upserts += [(cookie, session) for session in written.upserts]
-            late += written.late
-        effects.outputs.extend(self._session_records(upserts))
-        return effects._replace(late=late)
-
-    def _session_records(self, upserts: Sequence[tuple[Cookie, Session]]) -> Iterator[Output]:
-        """Encoded in columns: one by one takes twice as long."""
-        if not upserts:
-            return
-        cookies, sessions = zip(*upserts, strict=True)
-        portals, utks = zip(*cookies, strict=True)
-        ids = [session.id_of(portal, utk) for (portal, utk), session in upserts]
-        values = self._encode("session", [portals, utks, ids, *zip(*map(msgspec.structs.astuple, sessions), strict=True)])
-        for portal, utk, id_, value in zip(portals, utks, ids, values, strict=True):
-            yield Output("sessions", f"{portal}|{utk}|{id_}".encode(), value)
+        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches))
+        outputs = [*removals(self._history, changed), *session_records(columns(self._history, changed), self._encode)]
+        return Effects(outputs, self._mark.changes() | changed.items, changed.late)
 
 
-def _add(effects: Effects, cookie: Cookie, written: Written) -> None:
-    """What is no more of one cookie, for readers, and what changed, for the changelog."""
-    portal, utk = cookie
-    prefix = f"{portal}|{utk}"
-    for first_event in written.removed:
-        effects.outputs.append(Output("sessions", f"{prefix}|{session_id(portal, utk, first_event)}".encode(), None))
-    for number, chunk in written.chunks.items():
-        effects.changes[f"{prefix}|{number}".encode()] = chunk
-    if written.forgotten is not None:
-        effects.changes[prefix.encode()] = written.forgotten
+def columns(history: History, changed: Changed) -> list[list[Any]]:
+    """The sessions that are new or different, as columns of the record `session`."""
+    portals, utks, *fields = history.columns(changed)
+    firsts = fields[_FIRST_EVENT]
+    return [portals, utks, list(map(session_id, portals, utks, firsts)), *fields]  # type: ignore[arg-type]
 
 
-def _by_cookie(arrivals: Iterable[tuple[bytes | None, Event]]) -> dict[Cookie, list[Event]]:
-    """Events by the cookie that their key names; records without a cookie have another kind of key."""
-    found: dict[Cookie, list[Event]] = defaultdict(list)
-    for key, event in arrivals:
-        if key is not None and len(key) == 32:
-            found[event.portal_id, Utk(key.decode("ascii", "replace"))].append(event)
-    return found
+def session_records(sessions: Sequence[Sequence[Any]], encode: Encode) -> Iterator[Output]:
+    """These columns as records."""
+    portals, utks, ids, *_ = sessions
+    for portal, utk, id_, value in zip(portals, utks, ids, encode("session", sessions), strict=True):
+        yield Output("sessions", f"{portal}|{utk}|{id_}".encode(), value)
+
+
+def removals(history: History, changed: Changed) -> Iterator[Output]:
+    """That sessions are no more."""
+    for cookie, first_event in history.removed(changed):
+        portal, _, utk = cookie.partition("|")
+        yield Output("sessions", f"{cookie}|{session_id(PortalId(int(portal)), Utk(utk), EventId(first_event))}".encode(), None)
+
+
+_FIRST_EVENT = Session.__struct_fields__.index("first_event_id")
 
 
 def sessionize(settings: Settings) -> "Part":

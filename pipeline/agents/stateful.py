@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.adapters.changelog import Output
-from pipeline.agents.decoding import Arrival
+from pipeline.agents.decoding import Arrived
 
 
 class Effects(NamedTuple):
@@ -21,5 +21,5 @@ class StatefulPart(Protocol):
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
 
-    def apply(self, arrivals: Sequence[Arrival], /) -> Effects:
-        """Folds events in, in the order of their offsets, each with its record's key. A record that was applied never comes again."""
+    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
+        """Folds in what came from some topics. A record that was applied never comes again."""

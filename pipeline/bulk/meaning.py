@@ -6,7 +6,7 @@ workers write later about the same thing has a higher offset.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
@@ -14,19 +14,16 @@ from pipeline.adapters import derived_rows
 from pipeline.adapters.changelog import Changelog, Output
 from pipeline.adapters.topic_ids import topic_ids
 from pipeline.agents import identify, sessionize
+from pipeline.agents.decoding import Arrived
 from pipeline.agents.identify import EVIDENCE, Portals
 from pipeline.agents.policy_mark import PolicyMark
-from pipeline.agents.visitor import Rules
-from pipeline.agents.words import Words
-from pipeline.bulk import spill
+from pipeline.bulk import activity, spill
 from pipeline.bulk.crew import report
 from pipeline.bulk.neighbours import Neighbours, batches, commit, neighbours
 from pipeline.bulk.spill import Spill
-from pipeline.bulk.visitors import known
 from pipeline.bulk.workspace import Plan
-from pipeline.core.events import PortalId, Utk
-from pipeline.core.ids import session_id
 from pipeline.core.sessions import Retention
+from pipeline.history.history import Changed, History
 
 EVIDENCE_ROWS = 10_000
 """About so much evidence of portals is in memory at once, for each process; a portal with more is in memory as a whole."""
@@ -38,15 +35,17 @@ _INSERT_ROWS = 50_000
 def sessionize_partition(plan: Plan, partition: int, applied: dict[str, int], messages: int, size: int) -> None:
     """The cookies of a partition; `applied` are the last offsets of its sources. Reports its share of the raw `messages` and bytes."""
     settings, buckets = plan.settings, plan.buckets(partition)
-    rules = Rules(plan.policy.sessions, Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie), Words())
+    retention = Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie)
+    next_block = 1
     changelog = Changelog(settings, "sessionize", sessionize.TABLE, partition)
     changelog.fence()
     with neighbours(settings) as at:
         for bucket in range(buckets):
             rows = spill.read([plan.spill(f"{topic}-{partition}") for topic in sessionize.SOURCES], bucket)
             if rows is not None:
-                cookies = known(rows, rules, at.registry)
-                _write_sessions(at, changelog, cookies.sessions, cookies.items)
+                history = History(plan.policy.sessions, retention, next_block)
+                _write_sessions(at, changelog, history, history.add(activity.arrivals(rows, at.registry)))
+                next_block = history.next_block
             report(_share(messages, bucket, buckets), _share(size, bucket, buckets))
     commit(changelog, [], PolicyMark(plan.policy.sessions, "[sessions]").changes(), applied, topic_ids(settings, applied))
     changelog.close()
@@ -77,17 +76,10 @@ def _share(whole: int, part: int, parts: int) -> int:
     return whole * (part + 1) // parts - whole * part // parts
 
 
-def _write_sessions(at: Neighbours, changelog: Changelog, sessions: pl.DataFrame, items: Mapping[bytes, bytes]) -> None:
-    ids = [
-        session_id(PortalId(portal), Utk(utk), event)
-        for portal, utk, event in sessions.select("portal_id", "utk", "first_event_id").iter_rows()
-    ]
-    sessions = sessions.with_columns(pl.Series("session_id", ids, pl.String)).select(at.registry.fields("session"))
-    columns = {name: sessions[name].to_list() for name in sessions.columns}
-    values = at.registry.encode_columns("session", list(columns.values()))
-    keys = (f"{portal}|{utk}|{id_}".encode() for portal, utk, id_ in sessions.select("portal_id", "utk", "session_id").iter_rows())
-    outputs = [Output("sessions", key, value) for key, value in zip(keys, values, strict=True)]
-    commit(changelog, outputs, items)
+def _write_sessions(at: Neighbours, changelog: Changelog, history: History, changed: Changed) -> None:
+    sessions = sessionize.columns(history, changed)
+    commit(changelog, list(sessionize.session_records(sessions, at.registry.encode_columns)), changed.items)
+    columns = dict(zip(at.registry.fields("session"), sessions, strict=True))
     at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
 
 
@@ -105,7 +97,7 @@ def _by_portal(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 def _write_portals(at: Neighbours, changelog: Changelog, rows: pl.DataFrame, portals: Portals) -> None:
     evidence: list[bytes] = rows["value"].unique().to_list()
-    effects = portals.apply([(None, event) for batch in at.registry.decode_events(evidence).batches for event in batch.events()])
+    effects = portals.apply([Arrived([None] * len(evidence), at.registry.decode_events(evidence).batches)])
     commit(changelog, effects.outputs, effects.changes)
     for topic, outputs in _by_topic(effects.outputs).items():
         for first in range(0, len(outputs), _INSERT_ROWS):

@@ -60,7 +60,7 @@ def read_partition(plan: Plan, topic: str, partition: int, buried: Sequence[int]
     """A partition of a raw topic; `buried` are offsets that are among the dead letters already. CeilingError as in `record`."""
     place = topic, partition
     ceiling = Ceiling(plan.settings.dead_letters.ceiling)
-    spill = Spill(plan.spill(f"{topic}-{partition}"), "utk", plan.buckets(partition))
+    spill = Spill(plan.spill(f"{topic}-{partition}"), "cookie", plan.buckets(partition))
     known, done = frozenset(buried), Read(0, 0)
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, place, plan.start.get(place, 0), plan.until[place]):
@@ -82,7 +82,7 @@ def read_partition(plan: Plan, topic: str, partition: int, buried: Sequence[int]
 
 def read_copies(plan: Plan, partition: int, until: int) -> None:
     """Copies that sessions would not see under their own keys, spilled with the rest of their cookies."""
-    spill = Spill(plan.spill(f"{COPIES}-{partition}"), "utk", plan.buckets(partition))
+    spill = Spill(plan.spill(f"{COPIES}-{partition}"), "cookie", plan.buckets(partition))
     with neighbours(plan.settings) as at:
         for messages in batches(plan.settings, (COPIES, partition), 0, until):
             _keep(spill, _decoded(at, COPIES, partition, messages))

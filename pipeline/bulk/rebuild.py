@@ -7,9 +7,9 @@
     then the committed offsets of all parts, so that live workers go on from there
 
 No Faust, no group: plain consumers read each partition from its beginning to its end, in processes beside each other, and what does
-not fit into memory waits on disk (workspace.py, spill.py). What is simple is computed in columns (columnar_sessions.py), all else by the
-functions of the live workers (`Visitor`, `Portals`, `event_copies`). Each stage needs all of the one before it. A unit of work is a
-partition in a stage; killed in the middle, it is done again as a whole, which changes nothing that was there.
+not fit into memory waits on disk (workspace.py, spill.py). What it means is computed by the functions of the live workers (`History`,
+`Portals`, `event_copies`), each given everything at once. Each stage needs all of the one before it. A unit of work is a partition in a
+stage; killed in the middle, it is done again as a whole, which changes nothing that was there.
 """
 
 import time

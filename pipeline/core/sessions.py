@@ -1,31 +1,27 @@
 """Sessions: stretches of activity of one cookie (spec: sessions.md).
 
 Sessions are a fold over a cookie's activity in the order (`occurred_at`, `event_id`). The state of that fold is its last session as
-far as it is known, and nothing else. Both forms rest on it:
+far as it is known, and nothing else. So there are two forms:
 
 * plain: `fold(activity, policy)` over all of a cookie's activity; what `resolve` does;
-* incremental: `CookieState` holds a cookie's recent events and the fold's state before them, and
-  `advance` takes the state and a batch of new events and returns the new state and what changed.
+* incremental: `pipeline.history` holds the recent events of many cookies and the fold's state before them, and says what a batch of
+  new events changes. It does in columns what is defined here.
 
 A cookie is given, beside its own events, the retractions that decide about them: they are kept like events, and are no activity.
-
-The incremental form may forget the oldest events (`Retention`): it keeps the state that the fold had after them, so what
-comes later is computed exactly. Only an event that belongs *before* that point cannot be placed any more: it is late.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, reduce
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, add_trace, merge_traces, trace
-from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Retraction, Utk, is_activity
+from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, add_trace, trace
+from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Utk, is_activity
 from pipeline.core.ids import SessionId, session_id
 from pipeline.core.policy import SessionPolicy
-from pipeline.core.retractions import retracted_among
 
 CLICK_ID_PARAMETERS = ("gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "ttclid", "li_fat_id", "twclid")
 UTM_PARAMETERS = ("utm_source", "utm_medium", "utm_campaign")
@@ -56,14 +52,14 @@ class Session(msgspec.Struct, array_like=True, gc=False):
 
 
 class Retention(NamedTuple):
-    """How much live state remembers of a cookie: milliseconds before its last activity, and a number of events (a robot has more)."""
+    """How much live state remembers of a cookie: milliseconds before its last activity, and a number of events (a robot has more).
+
+    What it forgets it has folded before: what comes later is computed exactly. Only an event that belongs *before* that cannot be placed
+    any more: it is late.
+    """
 
     period: int
     max_events: int
-
-    def is_exceeded(self, oldest: Millis, latest: Millis, events: int) -> bool:
-        """Whether it is time to forget: a quarter more is remembered than need be, so that it is seldom."""
-        return latest - oldest > self.period * 5 // 4 or events > self.max_events * 5 // 4
 
 
 def activity_of(event: Event) -> Activity | None:
@@ -112,15 +108,20 @@ def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | 
 
 @lru_cache(4096)
 def traffic_source(url: str, referrer: str | None) -> str | None:
-    """Where a page view came from: campaign parameters, else an advertiser's click id, else another site; None if unknown."""
-    query = url.partition("#")[0].partition("?")[2]
-    if query and (advertised := campaign(query)) is not None:
-        return advertised
+    """Where a page view came from: what its address says, else another site; None if unknown."""
+    if (named := advertised(url)) is not None:
+        return named
     if referrer is not None:
-        host = _host(referrer)
-        if host is not None and host != _host(url):
-            return host
+        origin = host(referrer)
+        if origin is not None and origin != host(url):
+            return origin
     return None
+
+
+def advertised(url: str) -> str | None:
+    """What an address says of where its page view came from: campaign parameters, else an advertiser's click id; None if nothing."""
+    query = url.partition("#")[0].partition("?")[2]
+    return campaign(query) if query else None
 
 
 def campaign(query: str) -> str | None:
@@ -152,154 +153,47 @@ def _parameters(query: str) -> dict[str, str]:
 _PLAIN_HOST = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]*)?(?:[/?#]|$)")
 
 
-def _host(url: str) -> str | None:
-    """The host in lower case, without port; the pattern is a short cut for what urlsplit finds in nearly all addresses."""
+def host(url: str) -> str | None:
+    """The host of an address, in lower case, without port; the pattern is a short cut for what urlsplit finds in nearly all addresses."""
     plain = _PLAIN_HOST.match(url)
     return plain[1] if plain else urlsplit(url).hostname
 
 
-# The incremental form
+# What live state keeps (pipeline/history)
 
 Kept = PageView | tuple[Trace, ...]
 """What live state keeps of an event: the traces of all its copies, or a page view of the cookie as it is while there is one copy.
 
-Making traces is a third of the work on an event, and they are needed only when another copy comes.
+Making a trace takes longer than all else that is done to an event, and of a page view it is needed only when another copy comes.
 """
-
-
-class CookieState(NamedTuple):
-    """Live state of one cookie: the fold's state before the remembered events, and each of these."""
-
-    before: Session | None
-    events: dict[EventId, Kept]
-
-    def is_late(self, new: Event) -> bool:
-        """Whether the event belongs before the remembered ones, so that it cannot be placed here."""
-        last = self.before
-        return last is not None and (new.occurred_at, new.event_id) <= (last.ended_at, last.last_event_id)
-
-    def has_forgotten_target(self, new: Event) -> bool:
-        """Whether the event retracts one that is not here any more (or not here yet: if anything was forgotten, nobody can tell)."""
-        return self.before is not None and isinstance(new, Retraction) and new.retracts not in self.events
-
-
-class SessionChanges(NamedTuple):
-    """What a batch changed for one cookie: sessions that are new or different, and first events of those that are gone.
-
-    `events` that are new, have another copy, or (None) are forgotten. `before` is the fold's state before the remembered events if
-    some were forgotten. `late` events could not be placed, or retract what may be forgotten. `last` is the fold's state after everything,
-    if something changed.
-    """
-
-    upserts: list[Session]
-    removed: list[EventId]
-    events: dict[EventId, Kept | None]
-    before: Session | None
-    late: int
-    last: Session | None = None
-
-
-def advance(
-    state: CookieState, new: Sequence[Event], utk: Utk, policy: SessionPolicy, retention: Retention
-) -> tuple[CookieState, SessionChanges]:
-    """The state of cookie `utk` after a batch of `new` events, in any order, and what changed.
-
-    `removed` holds the first event ids of sessions that no longer exist (a session's id follows from it).
-    """
-    events = dict(state.events)
-    late = 0
-    changed: dict[EventId, Kept | None] = {}
-    for event in new:
-        if state.is_late(event):
-            late += 1
-            continue
-        there = events.get(event.event_id)
-        together = keep(there, event, utk)
-        if together is not there:
-            late += state.has_forgotten_target(event)
-            events[event.event_id] = changed[event.event_id] = together
-    if not changed:
-        return state, SessionChanges([], [], {}, None, late)
-
-    activity = activity_in(events, utk)
-    after = fold(activity, policy, state.before)
-    upserts, removed = _differences(fold(activity_in(state.events, utk), policy, state.before), after)
-
-    forgotten = _forget_from(activity, retention)
-    before = state.before
-    if forgotten:
-        before = fold(activity[:forgotten], policy, state.before)[-1]
-        for event_id in _forgettable(events, activity[:forgotten]):
-            del events[event_id]
-            changed[event_id] = None
-    changes = SessionChanges(upserts, removed, changed, before if forgotten else None, late, after[-1] if after else None)
-    return CookieState(before, events), changes
-
-
-def keep(there: Kept | None, new: Event, utk: Utk) -> Kept:
-    """What to keep of an event of cookie `utk` with one more copy. The same object if the copy says nothing new."""
-    if there is None:
-        if isinstance(new, PageView) and new.utk == utk and len(new.properties or "") <= LONG_PROPERTIES:
-            return new
-        return (trace(new, KEPT_BY_SESSIONS),)
-    traces = (trace(there, KEPT_BY_SESSIONS),) if isinstance(there, PageView) else there
-    together = add_trace(traces, trace(new, KEPT_BY_SESSIONS))
-    return there if together is traces else together
-
-
 LONG_PROPERTIES = 256
 """Characters. Longer ones are kept as a digest, in a trace."""
 
 
-def activity_in(events: Mapping[EventId, Kept], utk: Utk) -> list[Activity]:
-    """The activity of a cookie, in order. A merged event that is another cookie's after all, or is retracted, is not among it."""
-    found: list[Activity] = []
-    retractions: list[tuple[Millis, EventId, EventId]] = []
-    for kept in events.values():
-        if isinstance(kept, PageView):
-            found.append((kept.occurred_at, kept.event_id, kept.url, kept.referrer, kept.new_browser_session))
-            continue
-        merged = merge_traces(kept)
-        if (retracts := merged.get("retracts")) is not None:
-            retractions.append((merged.occurred_at, merged.event_id, retracts))
-        elif merged.get("utk") == utk:
-            kind = merged.get("type")
-            if kind == PageView.type:
-                url, referrer, starts = merged.get("url"), merged.get("referrer"), merged.get("new_browser_session")
-                found.append((merged.occurred_at, merged.event_id, url, referrer, starts))
-            elif kind != EmailClick.type or not merged.get("bot"):
-                found.append((merged.occurred_at, merged.event_id, None, None, False))
-    if retractions:
-        gone = retracted_among([*retractions, *((at, event_id, None) for at, event_id, *_ in found)])
-        found = [activity for activity in found if activity[1] not in gone]
-    found.sort()
-    return found
+def keep(new: Event, utk: Utk) -> Kept:
+    """What to keep of an event that came under the key of cookie `utk`."""
+    if isinstance(new, PageView) and new.utk == utk and len(new.properties or "") <= LONG_PROPERTIES:
+        return new
+    return (trace(new, KEPT_BY_SESSIONS),)
 
 
-def _differences(before: Sequence[Session], after: Sequence[Session]) -> tuple[list[Session], list[EventId]]:
-    old = {session.first_event_id: session for session in before}
-    upserts = [session for session in after if old.get(session.first_event_id) != session]
-    kept = {session.first_event_id for session in after}
-    return upserts, [first for first in old if first not in kept]
+def together(copies: Sequence[Kept]) -> Kept:
+    """What to keep of an event with several copies; the first of them as it is if the others say nothing new."""
+    first = traces = _traces(copies[0])
+    for copy in copies[1:]:
+        traces = reduce(add_trace, _traces(copy), traces)
+    return copies[0] if traces is first else traces
 
 
-def _forget_from(activity: Sequence[Activity], retention: Retention) -> int:
-    """How many of the oldest activities to forget now."""
-    if not activity or not retention.is_exceeded(activity[0][0], activity[-1][0], len(activity)):
-        return 0
-    oldest = activity[-1][0] - retention.period
-    beyond = max(0, len(activity) - retention.max_events)
-    while beyond < len(activity) and activity[beyond][0] < oldest:
-        beyond += 1
-    return beyond
+def _traces(kept: Kept) -> tuple[Trace, ...]:
+    return (trace(kept, KEPT_BY_SESSIONS),) if isinstance(kept, PageView) else kept
 
 
-def _forgettable(events: Mapping[EventId, Kept], oldest: Sequence[Activity]) -> list[EventId]:
-    """The `oldest` events, and those that are no activity of this cookie (or are retracted) and are as old."""
-    active = {event_id for _, event_id, *_ in oldest}
-    last = oldest[-1][:2]
-
-    def is_as_old(event_id: EventId, kept: Kept) -> bool:
-        return all((copy.occurred_at, event_id) <= last for copy in (kept if isinstance(kept, tuple) else (kept,)))
-
-    return [event_id for event_id, kept in events.items() if event_id in active or is_as_old(event_id, kept)]
+def activity_of_trace(merged: Trace, utk: Utk) -> Activity | None:
+    """What a session of cookie `utk` sees of an event; None if it is no activity, or another cookie's after all."""
+    kind = merged.get("type")
+    if merged.get("utk") != utk or (kind == EmailClick.type and merged.get("bot")):
+        return None
+    if kind == PageView.type:
+        return merged.occurred_at, merged.event_id, merged.get("url"), merged.get("referrer"), merged.get("new_browser_session") or False
+    return merged.occurred_at, merged.event_id, None, None, False

@@ -53,10 +53,7 @@ def arrive(client: Client, registry: Registry, events: Iterable[Event], check: i
     for event in events:
         by_type[event.type].append(event)
     for name, same_type in by_type.items():
-        columns = dict(
-            zip(same_type[0].__struct_fields__, map(list, zip(*map(msgspec.structs.astuple, same_type), strict=True)), strict=True)
-        )
-        batch = EventColumns(name, list(range(len(same_type))), columns)
+        batch = EventColumns(name, list(range(len(same_type))), same_type)
         event_rows.insert(client, event_rows.arrivals(batch, [0] * len(same_type), list(range(len(same_type))), check))
     published: list[event_copies.Published] = []
     event_copies.settle(client, check, registry.encode_event, published.extend)

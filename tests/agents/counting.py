@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 
 from pipeline import logs
 from pipeline.adapters.changelog import Output
+from pipeline.agents.decoding import Arrived
 from pipeline.agents.harness import Fold, Route, Timings, part
 from pipeline.agents.stateful import Effects
 from pipeline.agents.worker import run_worker
@@ -54,8 +55,8 @@ class Counts:
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         self.counts.update({key: int(value) for key, value in items.items()})
 
-    def apply(self, arrivals: Sequence[Any], /) -> Effects:
-        events = [event for _, event in arrivals]
+    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
+        events: list[Any] = [event for each in arrived for event in each.events()]
         if b"poison" in events:
             raise ValueError("the part has a bug")
         time.sleep(self.pause_s * len(events))

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.adapters import raw_batch
 from pipeline.adapters.avro import Registry
-from pipeline.agents.decoding import Arrival
+from pipeline.agents.decoding import Arrived
 from pipeline.agents.identify import Portals, route_key
 from pipeline.agents.sessionize import Visitors
 from pipeline.agents.stateful import Effects
-from pipeline.agents.visitor import Visitor
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, matters_to_identity
 from pipeline.core.policy import IdentityPolicy, Policy, Rebind, SessionPolicy
@@ -33,9 +33,23 @@ DEFAULTS = Policy()
 FOREVER = Retention(10_000 * DAY, 1_000_000)
 
 
+Arrival = tuple[bytes | None, Event]
+
+
 class StatefulPart(Protocol):
     def restore(self, items: dict[bytes, bytes], /) -> None: ...
-    def apply(self, arrivals: list[Arrival], /) -> Effects: ...
+    def apply(self, arrived: list[Arrived], /) -> Effects: ...
+
+
+def arrived(arrivals: Sequence[Arrival]) -> list[Arrived]:
+    """The events as they come from Kafka."""
+    keys, values = [key for key, _ in arrivals], [REGISTRY.encode_event(event) for _, event in arrivals]
+    return [Arrived(keys, REGISTRY.decode_events(values).batches)]
+
+
+@pytest.fixture(autouse=True, params=[64, 0], ids=["read one at a time", "read in columns"])
+def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_batch, "FEW", request.param)
 
 
 def new_visitors(policy: SessionPolicy = DEFAULTS.sessions) -> Visitors:
@@ -55,7 +69,7 @@ def run(new_part: Any, batches: Sequence[list[Arrival]], new_owners: Sequence[bo
         if new_owner:
             part = new_part()
             part.restore(items)
-        effects = part.apply(batch)
+        effects = part.apply(arrived(batch))
         _apply(items, effects.changes.items())
         _apply(shown, (((output.topic, output.key), output.value) for output in effects.outputs))
     by_topic: dict[str, list[dict[str, Any]]] = {}
@@ -178,36 +192,19 @@ def test_the_same_batch_again_changes_nothing() -> None:
     visitors, portals = new_visitors(), new_portals()
     view, form = page_view(1), form_submission(2, email="a@x.io")
     for part, arrival in ((visitors, (utk("a").encode(), view)), (portals, (b"1", form))):
-        assert part.apply([arrival]).outputs != []
-        assert part.apply([arrival]) == ([], {}, 0)
-
-
-def test_activity_in_order_is_never_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes sessions fast; and after many batches the cookie is still a few chunks, which the next owner can read."""
-    visitors, written = new_visitors(), dict[bytes, bytes]()
-    key = str(page_view(1).utk).encode()
-    with monkeypatch.context() as patch:
-        for general in ("_advance_newer", "_advance_all"):
-            patch.setattr(Visitor, general, lambda *_: pytest.fail("unpacked"))
-        for number in range(100):
-            _apply(written, visitors.apply([(key, page_view(number, at=START + number))]).changes.items())
-    late = [(key, page_view(1_000, at=START - 1))]
-    _apply(written, visitors.apply(late).changes.items())
-    assert len(written) < 5
-    restored = new_visitors()
-    restored.restore(written)
-    assert restored.apply([*late, *((key, page_view(number, at=START + number)) for number in range(100))]) == ([], {}, 0)
+        assert part.apply(arrived([arrival])).outputs != []
+        assert part.apply(arrived([arrival])) == ([], {}, 0)
 
 
 def test_a_cookie_with_much_history_is_cut_into_records_that_kafka_takes() -> None:
     visitors = new_visitors()
     key = str(page_view(1).utk).encode()
     views = [page_view(number, at=START + number, url=f"https://x.io/{'long' * 2_000}/{number}") for number in range(300)]
-    written = visitors.apply([(key, view) for view in views]).changes
+    written = visitors.apply(arrived([(key, view) for view in views])).changes
     assert max(len(chunk) for chunk in written.values() if chunk is not None) < 300_000
     restored = new_visitors()
     restored.restore({key: value for key, value in written.items() if value is not None})
-    assert restored.apply([(key, view) for view in views]) == ([], {}, 0)
+    assert restored.apply(arrived([(key, view) for view in views])) == ([], {}, 0)
 
 
 def test_what_is_forgotten_leaves_the_changelog() -> None:
@@ -218,7 +215,7 @@ def test_what_is_forgotten_leaves_the_changelog() -> None:
     for number in range(400):
         part = Visitors(SessionPolicy(), Retention(DAY, 100), REGISTRY.encode_columns)
         part.restore(items)
-        effects = part.apply([(key, page_view(number, at=START + number * 1_800_001))])
+        effects = part.apply(arrived([(key, page_view(number, at=START + number * 1_800_001))]))
         _apply(items, effects.changes.items())
         numbers += [REGISTRY.decode(output.value)["number"] for output in effects.outputs if output.value]
     assert numbers == list(range(1, 401))
@@ -228,8 +225,8 @@ def test_what_is_forgotten_leaves_the_changelog() -> None:
 def test_what_belongs_before_what_is_forgotten_is_counted_as_late() -> None:
     visitors = Visitors(SessionPolicy(), Retention(DAY, 1_000), REGISTRY.encode_columns)
     key = str(page_view(1).utk).encode()
-    visitors.apply([(key, page_view(1, at=START)), (key, page_view(2, at=START + 3 * DAY))])
-    assert visitors.apply([(key, page_view(3, at=START - 1))]) == ([], {}, 1)
+    visitors.apply(arrived([(key, page_view(1, at=START)), (key, page_view(2, at=START + 3 * DAY))]))
+    assert visitors.apply(arrived([(key, page_view(3, at=START - 1))])) == ([], {}, 1)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +239,7 @@ def test_what_belongs_before_what_is_forgotten_is_counted_as_late() -> None:
 )
 def test_state_of_another_policy_is_refused(made: Any, found: Any) -> None:
     """Half of the history under one rule and half under another would be neither."""
-    written = made().apply([(b"0" * 32, form_submission(1, email="a@x.io"))]).changes
+    written = made().apply(arrived([(b"0" * 32, form_submission(1, email="a@x.io"))])).changes
     made().restore(written)
     with pytest.raises(UserError, match="policy"):
         found().restore(written)

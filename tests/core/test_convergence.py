@@ -31,13 +31,12 @@ from pipeline.core.policy import (
     SessionPolicy,
 )
 from pipeline.core.retractions import retracted
-from pipeline.core.sessions import CookieState, Retention, Session, activity_of, advance
+from pipeline.core.sessions import Session, activity_of
 from pipeline.core.sessions import fold as fold_sessions
 from pipeline.resolve import resolve_events, resolve_lines
-from tests.builders import DAY, HOUR, START, contact_import, contact_merge, form_submission, line, page_view, retraction
+from tests.builders import START, contact_import, contact_merge, form_submission, line, retraction
 from tests.strategies import colliding_events, deliveries, undone_events
 
-FOREVER = Retention(period=10_000 * DAY, max_events=1_000_000)
 PORTAL = PortalId(1)
 
 session_policies = st.builds(SessionPolicy, split_on_source_change=st.booleans())
@@ -84,33 +83,6 @@ def sessions_by_cookie(events: Iterable[Event], policy: SessionPolicy) -> dict[U
     return {utk: fold_sessions(sorted(of_cookie), policy) for utk, of_cookie in activities.items()}
 
 
-def live_sessions(batches: Iterable[Sequence[Event]], utk: Utk, policy: SessionPolicy, retention: Retention) -> tuple[list[Session], int]:
-    """The incremental form over batches of one cookie's events: what a reader has at the end, and how many were late."""
-    state, late = CookieState(None, {}), 0
-    shown: dict[EventId, Session] = {}
-    for batch in batches:
-        state, changes = advance(state, batch, utk, policy, retention)
-        late += changes.late
-        for first in changes.removed:
-            del shown[first]
-        shown |= {session.first_event_id: session for session in changes.upserts}
-    return sorted(shown.values(), key=lambda session: session.number), late
-
-
-@given(data=st.data(), events=undone_events(max_size=15), policy=session_policies)
-def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
-    """Any order, duplication and batching; every cookie is given all copies of the events that name it, and of the retractions that
-    decide about them (topic event-copies).
-    """
-    expected = sessions_by_cookie(what_counts(events), policy)
-    for utk in {event.utk for event in events if event.utk is not None}:
-        ids = with_retractions({event.event_id for event in events if event.utk == utk}, events)
-        copies = [event for event in events if event.event_id in ids]
-        shown, late = live_sessions(data.draw(deliveries(copies)), utk, policy, FOREVER)
-        assert shown == expected.get(utk, [])
-        assert late == 0
-
-
 def with_retractions(ids: set[EventId], events: Sequence[Event]) -> set[EventId]:
     """These events, and all that retract them, directly or through others, in any copy."""
     while more := {event.event_id for event in events if isinstance(event, Retraction) and event.retracts in ids} - ids:
@@ -124,51 +96,6 @@ def test_sessions_of_a_cookie_never_overlap(events: list[Event], policy: Session
         places = [((s.started_at, s.first_event_id), (s.ended_at, s.last_event_id)) for s in sessions]
         assert all(start <= end for start, end in places)
         assert all(end < start for (_, end), (start, _) in pairwise(places))
-
-
-@given(
-    data=st.data(),
-    steps=st.lists(st.tuples(st.integers(0, 6 * HOUR), st.integers(0, DAY)), min_size=1, max_size=25),
-    max_events=st.sampled_from((3, 1_000)),
-)
-def test_retention_never_changes_the_result_for_events_inside_it(
-    data: st.DataObject, steps: list[tuple[int, int]], max_events: int
-) -> None:
-    """Events up to a day out of order, a retention of a day: forgetting leaves the sessions as if nothing were forgotten.
-
-    With a limit of few events only what comes in order stays inside.
-    """
-    in_order = max_events < len(steps)
-    at = int(START)
-    traces: list[tuple[int, Event]] = []
-    for number, (step, delay) in enumerate(steps):
-        at += step
-        view = page_view(number, at=at, url=f"https://x.io/{number}?utm_source=s{number % 3}", new_browser_session=number % 7 == 0)
-        traces.append((at + (0 if in_order else delay), view))
-    arrivals = [view for _, view in sorted(traces, key=lambda pair: (pair[0], pair[1].event_id))]
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(arrivals)), max_size=6)))
-    bounds = zip([0, *cuts], [*cuts, len(arrivals)], strict=True)
-    batches = [arrivals[start:end] for start, end in bounds]
-    [(utk, expected)] = sessions_by_cookie(arrivals, SessionPolicy()).items()
-    assert live_sessions(batches, utk, SessionPolicy(), Retention(DAY, max_events)) == (expected, 0)
-
-
-def test_an_event_before_what_is_forgotten_is_late_and_counted() -> None:
-    """It changes no session; a replay will set it right."""
-    views = [page_view(n, at=START + n * DAY) for n in range(4)]
-    batches = [[view] for view in [*views[1:], views[0]]]
-    shown, late = live_sessions(batches, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
-    assert (len(shown), late) == (3, 1)
-
-
-def test_state_forgets_what_is_older_than_the_retention() -> None:
-    """Only the last day's events stay in memory, with the fold's state before them."""
-    views = [page_view(n, at=START + n * 12 * HOUR) for n in range(10)]
-    state, changes = advance(CookieState(None, {}), views, views[0].utk, SessionPolicy(), Retention(DAY, 1_000))  # type: ignore[arg-type]
-    assert len(state.events) == 3
-    assert state.before is not None
-    assert state.before.number == 7
-    assert sum(kept is None for kept in changes.events.values()) == 7
 
 
 @given(data=st.data(), events=undone_events(max_size=20), policy=identity_policies)

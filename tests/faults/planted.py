@@ -19,15 +19,15 @@ import msgspec
 from pipeline import cli
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import Changelog, Output
+from pipeline.adapters.raw_batch import in_columns
 from pipeline.agents import sessionize
-from pipeline.agents.decoding import arrivals
+from pipeline.agents.decoding import Arrived, arrived
 from pipeline.agents.folding import Folding
 from pipeline.agents.routing import Routing
-from pipeline.core import sessions
 from pipeline.core.events import EventId
 from pipeline.core.identity import Fold
 from pipeline.core.ids import ContactId
-from pipeline.core.sessions import Session
+from pipeline.history import history
 from pipeline.record import Recorder
 from tests.faults.fail_points import FAIL_POINTS
 
@@ -73,7 +73,7 @@ def a_batch_that_takes_in_the_next() -> None:
 
 
 def a_random_session_id() -> None:
-    Session.id_of = lambda *_: str(uuid4())  # type: ignore[assignment, method-assign]
+    vars(sessionize)["session_id"] = lambda *_: str(uuid4())
 
 
 def at_least_the_gap() -> None:
@@ -98,12 +98,12 @@ def a_lost_tombstone() -> None:
     Changelog.commit = forgetful  # type: ignore[method-assign, assignment]
 
 
-def a_lost_tombstone_of_state() -> None:
-    """What is forgotten is not said to be gone: whoever reads the state back has it still."""
+def a_lost_block_of_state() -> None:
+    """Every other time what a batch changed is not written, and its offsets are: whoever reads the state back lacks it."""
     commit = Changelog.commit
 
     def forgetful(self: Changelog, outputs: Iterable[Output], changes: Mapping[bytes, bytes | None], *rest: Any) -> None:
-        commit(self, outputs, {key: value for key, value in changes.items() if value is not None}, *rest)
+        commit(self, outputs, {} if next(_calls) % 2 else changes, *rest)
 
     Changelog.commit = forgetful  # type: ignore[method-assign, assignment]
 
@@ -128,9 +128,7 @@ def no_applied_offsets() -> None:
     def blind(self: Folding, held: Any, batches: Sequence[Batch]) -> None:
         known = [(batch, bisect_right(batch.offsets, held.applied.get(batch.topic, -1))) for batch in batches]
         again = [
-            (key, msgspec.structs.replace(event, event_id=EventId(str(uuid4()))))
-            for batch, number in known
-            for key, event in arrivals(self._decode, batch.topic, batch.keys[:number], batch.values[:number])
+            _renamed(arrived(self._decode, batch.topic, batch.keys[:number], batch.values[:number])) for batch, number in known if number
         ]
         apply(self, held, batches)
         if again:
@@ -141,9 +139,19 @@ def no_applied_offsets() -> None:
     Folding._apply = blind  # type: ignore[method-assign]
 
 
+def _renamed(came: Arrived) -> Arrived:
+    """The same events under other ids."""
+    renamed = [
+        (row, msgspec.structs.replace(event, event_id=EventId(str(uuid4()))))
+        for batch in came.batches
+        for row, event in zip(batch.rows, batch.events(), strict=True)
+    ]
+    return Arrived(came.keys, list(in_columns(renamed)))
+
+
 def a_forgotten_retraction() -> None:
     """`sessionize` does not heed it; the others do."""
-    vars(sessions)["retracted_among"] = lambda _: {}
+    vars(history)["retracted_among"] = lambda _: {}
 
 
 def a_merge_that_moves_nothing() -> None:
@@ -168,7 +176,7 @@ BUGS: dict[str, Callable[[], None]] = {
         a_random_session_id,
         at_least_the_gap,
         a_lost_tombstone,
-        a_lost_tombstone_of_state,
+        a_lost_block_of_state,
         an_ack_before_evidence_is_sent,
         a_forgotten_retraction,
         a_merge_that_moves_nothing,

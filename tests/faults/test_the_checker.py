@@ -34,7 +34,7 @@ def test_a_planted_bug_is_found(system: System, request: pytest.FixtureRequest) 
         if request.node.callspec.params["system"] == "no_applied_offsets":
             system.redeliver("sessionize")
     system.settle()
-    if request.node.callspec.params["system"] in (None, "a_lost_tombstone_of_state"):
+    if request.node.callspec.params["system"] in (None, "a_lost_block_of_state"):
         _visit_for_nine_days(system)
     if request.node.callspec.params["system"] is None:
         system.compare()
