@@ -274,7 +274,7 @@ class Recorder:
             topic = self._logical[name]
             if topic in derived_rows.TABLES:
                 keys, values, offsets = zip(*((m.key(), m.value(), m.offset()) for m in messages), strict=True)
-                derived_rows.insert(client, topic, keys, values, offsets, self._registry.decode_many)
+                derived_rows.insert(client, topic, keys, values, offsets, self._registry.decode_columns)
             elif topic == dead_letters.TOPIC:
                 failed_rows.insert(client, failed_rows.of_letters(messages, self._settings.generation))
             else:

@@ -91,6 +91,18 @@ class Registry:
                 records[rows[position]] = reader.read_one(values[rows[position]])
         return records
 
+    def decode_columns(self, values: Sequence[bytes]) -> dict[str, list[Any]]:
+        """Derived records of one topic as columns, in their order. UnreadableError if the bytes of one are no record."""
+        if len({value[: len(_header(0))] for value in values}) == 1:
+            reader = self.reader(values[0][: len(_header(0))])
+            if isinstance(reader, SchemaReader):
+                _, frame, rest = reader.read(values)
+                if not rest:
+                    return {name: frame[name].to_list() for name in frame.columns}
+        records = self.decode_many(values)
+        names = dict.fromkeys(name for record in records for name in record)
+        return {name: [record.get(name) for record in records] for name in names}
+
     def decode_events(self, values: Sequence[bytes | None], topic: str | None = None) -> Decoded:
         """A batch of raw records as events in columns (see `raw_batch`); `topic` is the logical name of where they come from."""
         return decode_events(values, self.reader, topic)

@@ -99,15 +99,20 @@ def insert(
     keys: Sequence[bytes],
     values: Sequence[bytes | None],
     offsets: Sequence[int],
-    decode: Callable[[Sequence[bytes]], Sequence[Record]],
+    decode: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]],
 ) -> None:
-    """Writes the records of one derived topic, in one INSERT. `decode` reads the values that are there."""
+    """Writes the records of one derived topic, in one INSERT. `decode` makes columns of the values that are there."""
     table = TABLES[topic]
     last = {key: at for at, key in enumerate(keys)}  # of several in a batch the last one counts
     present = [at for at in last.values() if values[at] is not None]
     gone = [at for at in last.values() if values[at] is None]
-    records = [*decode([values[at] for at in present]), *(_named(table, keys[at]) for at in gone)]  # type: ignore[misc]
-    columns = [[record.get(column.name, _EMPTY.get(column.sent_as)) for record in records] for column in table.columns]
+    decoded = decode([values[at] for at in present])  # type: ignore[misc]
+    named = [_named(table, keys[at]) for at in gone]
+    columns: list[Sequence[Any]] = []
+    for name, sent_as, _ in table.columns:
+        empty = _EMPTY.get(sent_as)
+        said = [*decoded.get(name, [None] * len(present)), *(record.get(name) for record in named)]
+        columns.append([empty if value is None else value for value in said] if empty is not None and None in said else said)
     columns.append([offsets[at] for at in (*present, *gone)])
     columns.append([0] * len(present) + [1] * len(gone))
     client.execute(_statement(table), columns, columnar=True)

@@ -107,7 +107,7 @@ def _write_portals(at: Neighbours, changelog: Changelog, rows: pl.DataFrame, por
 def _insert(at: Neighbours, topic: str, outputs: Sequence[Output]) -> None:
     keys, values = [output.key for output in outputs], [output.value for output in outputs]
     offsets = [0] * len(outputs)
-    at.clickhouse.call(lambda client: derived_rows.insert(client, topic, keys, values, offsets, at.registry.decode_many))
+    at.clickhouse.call(lambda client: derived_rows.insert(client, topic, keys, values, offsets, at.registry.decode_columns))
 
 
 def _by_topic(outputs: Iterable[Output]) -> dict[str, list[Output]]:

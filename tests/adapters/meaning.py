@@ -31,7 +31,7 @@ def write(client: Client, registry: Registry, topic: str, records: list[dict[str
     keys = [key_of(topic, record) for record in records]
     values = [registry.encode(name, record) for record in records]
     offsets = list(range(first_offset, first_offset + len(records)))
-    derived_rows.insert(client, topic, keys, values, offsets, registry.decode_many)
+    derived_rows.insert(client, topic, keys, values, offsets, registry.decode_columns)
 
 
 def key_of(topic: str, record: Mapping[str, Any]) -> bytes:

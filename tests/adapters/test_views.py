@@ -266,7 +266,7 @@ def test_evidence_whose_owner_is_not_there_yet_is_pending(client: Client, regist
 def test_what_is_gone_disappears_and_a_late_old_row_does_not_bring_it_back(client: Client, registry: Registry) -> None:
     resolution = know(client, registry, page_view(1))
     session = sessions(resolution)[0]
-    derived_rows.insert(client, "sessions", [key_of("sessions", session)], [None], [5], registry.decode_many)
+    derived_rows.insert(client, "sessions", [key_of("sessions", session)], [None], [5], registry.decode_columns)
     write(client, registry, "sessions", [session], first_offset=4)
     assert client.execute("SELECT count() FROM sessions") == [(0,)]
     assert client.execute("SELECT session_id FROM event_owners") == [(None,)]
