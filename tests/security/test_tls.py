@@ -23,9 +23,9 @@ from infra.servers import Servers, embedded
 from pipeline.adapters import acls, clickhouse, topics
 from pipeline.errors import UserError
 from pipeline.settings import Settings
-from tests.agents.running import until
 from tests.end_to_end.running import command
 from tests.security.secured import changed, settings_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -77,7 +77,7 @@ def test_kafka_speaks_tls_with_both_clients(certificate: Path, tmp_path: Path, m
             part = [sys.executable, "-m", "pipeline", "worker", "sessionize"]
             worker = subprocess.Popen(part, env=environment, stdout=output, stderr=output)
         try:
-            until(lambda: "ready" in log.read_text(), 90)
+            until(lambda: "ready" in log.read_text(), seconds=90)
         finally:
             worker.kill()
             worker.wait()

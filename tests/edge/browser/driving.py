@@ -17,7 +17,8 @@ from selenium.webdriver.common.keys import Keys
 
 from pipeline.core.events import NOT_COMPARED, CustomEvent, EmailClick, Event, FormSubmission, Millis, PageView, PortalId
 from pipeline.edge.core import links
-from tests.edge.running import KEY, Running, events, until
+from tests.edge.running import KEY, Running, events
+from tests.waiting import until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 OFF, OPT_IN, CATEGORIES, OPT_OUT, TWO_HOSTS, NO_HOST, NOTIFY = 1, 2, 3, 4, 5, 6, 7

@@ -5,7 +5,7 @@ from selenium.webdriver.common.by import By
 
 from tests.edge.browser.driving import ASKING_SILENT_HOST, ASKING_TWO_HOSTS, SILENT_HOST, TWO_HOSTS, Browser, World
 from tests.edge.browser.pushing import REQUESTS
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
