@@ -321,7 +321,7 @@ class System:
 
     def _reason(self, topic: str, value: bytes) -> str:
         """Why these bytes are no event."""
-        ((_, refused),) = Registry(self.settings).decode_events([value], topic).refused
+        ((_, refused),) = Registry(self.settings, wait_s=30).decode_events([value], topic).refused
         return refused.reason.value
 
 
