@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline import settings_sources
@@ -60,7 +60,38 @@ def _refuse_both(secret: object, name: str, file_name: str) -> None:
 
 
 Options = Annotated[dict[str, str], BeforeValidator(_dotted)]
-"""Client options of librdkafka."""
+"""Client options of librdkafka, which refuses those that it does not know."""
+
+CLICKHOUSE_OPTIONS = (
+    "alt_hosts",
+    "ca_certs",
+    "certfile",
+    "check_hostname",
+    "ciphers",
+    "client_name",
+    "client_revision",
+    "compress_block_size",
+    "compression",
+    "connect_timeout",
+    "keyfile",
+    "keypass",
+    "round_robin",
+    "send_receive_timeout",
+    "server_hostname",
+    "ssl_version",
+    "sync_request_timeout",
+    "tcp_keepalive",
+    "verify",
+)
+"""Arguments of clickhouse-driver that are no settings of ours, nor change what its answers look like."""
+
+
+def _known(options: dict[str, str]) -> dict[str, str]:
+    """The driver would take any other name for a setting of queries, which ClickHouse does not look at if it does not know it."""
+    if strangers := sorted(options.keys() - set(CLICKHOUSE_OPTIONS)):
+        close = settings_sources.hint(strangers[0], CLICKHOUSE_OPTIONS) or "."
+        raise ValueError(f"unknown option {strangers[0]}{close} Options are {', '.join(CLICKHOUSE_OPTIONS)}")
+    return options
 
 
 class Section(BaseModel):
@@ -115,7 +146,9 @@ class ClickHouse(Section):
     password_file: Annotated[Path | None, Field(description="File with that password, instead of it.")] = None
     secure: Annotated[bool, Field(description="Whether to speak TLS.")] = False
     options: Annotated[
-        dict[str, str], Field(repr=False, description="Further arguments of clickhouse-driver (ca_certs, verify, alt_hosts).")
+        dict[str, str],
+        AfterValidator(_known),
+        Field(repr=False, description="Further arguments of clickhouse-driver (ca_certs, verify, alt_hosts)."),
     ] = {}
     analyst_user: Annotated[str, Field(description="Read-only user for analysts.")] = "analyst"
     analyst_password: Annotated[SecretStr, Field(description="Password of the analyst.")] = SecretStr("")

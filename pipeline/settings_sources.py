@@ -131,7 +131,7 @@ def refuse_unknown_variables(names: Sequence[str]) -> None:
         upper = given.upper()
         if upper.startswith(PREFIX) and upper not in allowed and not upper.startswith(_open_ended(allowed)):
             raise UsageError(
-                f"unknown setting {given} in the environment{_hint(upper, allowed)}; unset it, or see `python -m pipeline config`"
+                f"unknown setting {given} in the environment{hint(upper, allowed)}; unset it, or see `python -m pipeline config`"
             )
 
 
@@ -165,7 +165,7 @@ def _lines(error: ValidationError, names: Sequence[str]) -> Iterator[str]:
     for mistake in error.errors():
         name = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "extra_forbidden":
-            yield f"unknown setting {name}{_hint(name, names)}{_where(name)}"
+            yield f"unknown setting {name}{hint(name, names)}{_where(name)}"
             continue
         reason = mistake["msg"].removeprefix("Value error, ")
         yield f"setting {name}{_value(name, mistake['input'], names)}{_where(name)}: {reason[:1].lower() + reason[1:]}"
@@ -185,12 +185,13 @@ def _where(name: str) -> str:
         found = given.get(variable(".".join(parts[:length])))
         if found:
             return f" (from {found})"
+    entries = [given[key] for key in sorted(given) if name.endswith(_TABLES) and key.startswith(variable(name) + "__")]
     path = TomlFile.path()
-    if path is not None:
-        return f" (from {path})"
-    return ""
+    sources = [*entries, str(path)] if path is not None else entries
+    return f" (from {' or '.join(sources)})" if sources else ""
 
 
-def _hint(name: str, candidates: Iterable[str]) -> str:
+def hint(name: str, candidates: Iterable[str]) -> str:
+    """The closest of the candidates, as a question; empty if none is close."""
     close = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f": did you mean {close[0]}?" if close else ""

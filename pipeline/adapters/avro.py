@@ -28,7 +28,8 @@ _UTK = Event.__struct_fields__.index("utk")
 class Registry:
     """The schemas that a Kafka's records have, and the way from records to bytes and back.
 
-    Building one registers our schemas, and waits while a configured registry does not answer: `wait_s`, or for ever.
+    Building one registers our schemas, and waits while a configured registry does not answer: `wait_s`, or for ever. Without `wait_s` (in
+    a worker) it is also given some seconds to learn an id that it does not know (see `schema_ids`).
     UserError if the registry refuses us or our schemas, or the wait was in vain.
     """
 

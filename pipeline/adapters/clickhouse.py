@@ -34,6 +34,8 @@ logging.getLogger("clickhouse_driver.connection").setLevel(logging.CRITICAL)  # 
 
 _SILENCE_S = 120
 """A server at work tells of its progress; one that says nothing for so long is away. Shorter than Kafka's patience with `record`, 300 s."""
+_FIRST_WORD_S = 10
+"""A server that takes a connection answers a first question by then, or is away: nobody waits for its silence before there is any work."""
 _OPTIONS = {"connect_timeout": "5", "send_receive_timeout": str(_SILENCE_S), "sync_request_timeout": "5", "client_name": "pipeline"}
 _SESSION = {"async_insert": 0, "optimize_on_insert": 0}
 """An insert has arrived when it returns (several servers have asynchronous inserts on by default). Its block is not merged in itself
@@ -169,8 +171,11 @@ def _connect(settings: Settings, database: str | None) -> Client:
             f"be used ({error}). The host is a name or an address, without http://."
         ) from None
     client.settings.update(_SESSION)
+    silence = client.connection.send_receive_timeout
+    _allow_silence(client, min(silence, _FIRST_WORD_S))
     try:
         client.execute("SELECT 1")
+        _allow_silence(client, silence)
     except (UnexpectedPacketFromServerError, UnknownPacketFromServerError) as error:
         raise UserError(
             f"clickhouse.host and clickhouse.port are {wanted.host}:{wanted.port}: what answers there does not speak ClickHouse's native "
@@ -185,6 +190,13 @@ def _connect(settings: Settings, database: str | None) -> Client:
             ) from None
         raise user_error(settings, error) or error from None
     return client
+
+
+def _allow_silence(client: Client, seconds: float) -> None:
+    for connection in (client.connection, *client.connections):
+        connection.send_receive_timeout = seconds
+        if connection.socket is not None:
+            connection.socket.settimeout(seconds)
 
 
 # Migrations

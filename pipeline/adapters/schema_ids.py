@@ -1,6 +1,9 @@
 """Ids of schemas from a Confluent-compatible registry (schema_registry.url).
 
-A registry that does not answer is waited for, with a line in the log; a record is never refused because of that.
+A registry that does not answer is waited for, with a line in the log; a record is never refused because of that. An id that it does not
+know may be one that it learns late (a copy of the registry is behind, a producer was faster), and each part asks for itself: so a worker
+asks again for `LATE_S` before the id counts as unknown. It does that once per id, for all ids of that time together, and rests after it was
+in vain, so that records with ids of nobody hold up nothing for long.
 """
 
 import time
@@ -17,6 +20,15 @@ from pipeline.logs import logger
 from pipeline.settings import Settings
 
 RETRY_S = 2.0
+ANSWER_S = 5.0
+"""A registry that takes a question and says nothing for so long is away."""
+LATE_S = 10.0
+"""How long an id may be unknown at first."""
+REST_S = 60.0
+"""After ids that stayed unknown the next ones are not waited for, for so long."""
+_LATE_EVERY_S = 0.25
+_REMEMBERED = 1_000
+"""Unknown ids that are remembered as waited for."""
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _Answer = TypeVar("_Answer")
 
@@ -24,10 +36,14 @@ log = logger("registry")
 
 
 class RegistryIds:
-    """The registry's ids of our schemas, registered on building it; and its schemas by id."""
+    """The registry's ids of our schemas, registered on building it; and its schemas by id.
+
+    With `wait_s` (a command) it gives up if the registry is not there after so long, and never waits for an id. May be asked from threads.
+    """
 
     def __init__(self, settings: Settings, wait_s: float | None = None) -> None:
         self._settings = settings.schema_registry
+        self._late = _Late(LATE_S if wait_s is None else 0.0)
         self._until = None if wait_s is None else time.monotonic() + wait_s
         self._client = self._connect()
         self._ids: dict[tuple[str, int], int] = {}
@@ -41,17 +57,28 @@ class RegistryIds:
         return self._ids[version.name, version.version]
 
     def schema(self, schema_id: int) -> str | None:
-        """The Avro schema with this id as JSON text; None if the registry has none."""
+        """The Avro schema with this id as JSON text; None if the registry has none, and had none for a while."""
+        until = self._late.until(schema_id)
+        while (found := self._schema(schema_id)) is None:
+            if time.monotonic() >= until:
+                self._late.unknown(schema_id)
+                if until:
+                    log.warning("the schema registry does not know an id: its records are refused", id=schema_id, url=self._settings.url)
+                return None
+            time.sleep(_LATE_EVERY_S)
+        self._late.learned()
+        return found.schema_str if found.schema_type == "AVRO" else None
+
+    def _schema(self, schema_id: int) -> Schema | None:
         try:
-            found = self._answer(lambda: self._client.get_schema(schema_id))
+            return self._answer(lambda: self._client.get_schema(schema_id))
         except SchemaRegistryError as error:
             if error.http_status_code == 404:
                 return None
             raise self._refusal(error) from None
-        return found.schema_str if found.schema_type == "AVRO" else None
 
     def _connect(self) -> SchemaRegistryClient:
-        options: dict[str, object] = {"url": self._settings.url, "max.retries": 0}
+        options: dict[str, object] = {"url": self._settings.url, "max.retries": 0, "timeout": ANSWER_S}
         if self._settings.user:
             options["basic.auth.user.info"] = f"{self._settings.user}:{self._settings.password.get_secret_value()}"
         try:
@@ -95,3 +122,35 @@ class RegistryIds:
         if error.http_status_code in (401, 403):
             return UserError(f"{about}: it refused the user {self._settings.user!r}. Correct schema_registry.user and .password.")
         return UserError(f"{about}: it answered: {error}. Is this a Confluent-compatible schema registry?")
+
+
+class _Late:
+    """Until when an id that the registry does not know is asked for again, by the monotonic clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = 0.0
+        """Ids that are met before then wait together ..."""
+        self._rests_until = 0.0
+        """... and those after it not at all, until then."""
+        self._unknown: set[int] = set()
+
+    def until(self, schema_id: int) -> float:
+        """0 if it is not waited for."""
+        now = time.monotonic()
+        if schema_id in self._unknown or not self._seconds or self._until <= now < self._rests_until:
+            return 0.0
+        if now >= self._until:
+            self._until = now + self._seconds
+            self._rests_until = self._until + REST_S
+        return self._until
+
+    def unknown(self, schema_id: int) -> None:
+        """Its records are refused by now: it is not waited for again."""
+        if len(self._unknown) >= _REMEMBERED:
+            self._unknown.clear()
+        self._unknown.add(schema_id)
+
+    def learned(self) -> None:
+        """The registry learns: waiting is not in vain."""
+        self._rests_until = 0.0

@@ -41,17 +41,20 @@ def check_topics(settings: Settings, part: str | None = None) -> None:
 
     With a part: also the first right that it does not have; its topics only.
     """
-    kafka.reach(settings)
+    present = kafka.reach(settings).topics  # first: a broker that is away shows no rights
     if part is not None:
         acls.check_rights(settings, part)
-    check_partitions(settings, _topics_of(part))
+    _check_partitions(settings, _topics_of(part), present)
     for topic, configs in _configs(settings, _topics_of(part)):
         _same(settings, topic, _MUST_MATCH, topic.configs[_MUST_MATCH], configs[_MUST_MATCH].value)
 
 
 def check_partitions(settings: Settings, topics: Iterable[Topic]) -> None:
     """UserError naming the first of these topics that is missing, or has other partitions than its contract."""
-    present = kafka.reach(settings).topics
+    _check_partitions(settings, topics, kafka.reach(settings).topics)
+
+
+def _check_partitions(settings: Settings, topics: Iterable[Topic], present: Mapping[str, Any]) -> None:
     for topic in topics:
         name = kafka.topic_name(settings, topic.name)
         if name not in present:

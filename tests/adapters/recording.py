@@ -19,6 +19,7 @@ from pipeline.adapters.patience import StoppedError
 from pipeline.core.events import Event
 from pipeline.record import Recorder
 from pipeline.settings import Settings
+from tests.waiting import until
 
 PATIENCE_S = 40.0
 
@@ -115,13 +116,6 @@ def ask(settings: Settings, query: str) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = client.execute(query)
     client.disconnect()
     return rows
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def until_ended(recorder: Recorder) -> None:

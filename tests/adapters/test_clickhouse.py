@@ -1,6 +1,8 @@
 """Connections and migrations: what a user can mend is said in their words; migrating twice, or at once, does no harm."""
 
+import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,24 @@ def changed(settings: Settings, **values: object) -> Settings:
 def test_nobody_there_is_away_and_names_the_settings(settings: Settings) -> None:
     with pytest.raises(AwayError, match=r"clickhouse\.host and clickhouse\.port are 127\.0\.0\.1:1: no answer there"):
         clickhouse.connect(changed(settings, host="127.0.0.1", port=1))
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon: whoever asks for a status should not have to wait as long as for an answer that takes work."""
+    monkeypatch.setattr(clickhouse, "_FIRST_WORD_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(AwayError, match="no answer there"):
+            clickhouse.connect(changed(Settings(), host="127.0.0.1", port=silent.getsockname()[1]))
+        assert time.monotonic() - began < 30
+
+
+def test_a_question_may_take_longer_than_the_first_word(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the server says nothing meanwhile."""
+    monkeypatch.setattr(clickhouse, "_FIRST_WORD_S", 1.0)
+    clickhouse.migrate(settings)
+    silent = {"interactive_delay": 60_000_000}
+    assert clickhouse.connect(settings).execute("SELECT sleep(2)", settings=silent) == [(0,)]
 
 
 def test_the_port_of_http_is_not_the_native_protocols(settings: Settings, servers: Servers) -> None:

@@ -20,12 +20,13 @@ from pipeline.leaving import DRAIN_S
 from pipeline.record import Recorder
 from pipeline.replay import views
 from pipeline.settings import Settings, Worker
-from tests.adapters.recording import Gate, Record, ask, caught_up, publish, raw, recording, until, until_ended
+from tests.adapters.recording import Gate, Record, ask, caught_up, publish, raw, recording, until_ended
 from tests.builders import email_click, page_view, utk
 from tests.deleting import delete_topic
 from tests.faults.fail_points import LEAVING, MARK
 from tests.faults.planted import work
 from tests.processes import Forked
+from tests.waiting import until
 
 
 def test_a_crash_before_the_commit_changes_nothing(ready: Settings, registry: Registry) -> None:

@@ -1,7 +1,9 @@
 """Ids of schemas: from the files without a registry, and from a registry when there is one."""
 
 import json
+import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,6 +33,8 @@ class FakeRegistry(ThreadingHTTPServer):
         self.subjects: set[str] = set()
         self.answers: list[tuple[int, dict[str, Any]]] = []
         self.authorization: str | None = None
+        self.asked: Counter[int] = Counter()
+        """How often for each id."""
         self.is_away = False
 
     @property
@@ -60,7 +64,9 @@ class _Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._given():
             return
-        schema = self.server.schemas.get(int(self.path.split("?")[0].split("/")[3]))
+        schema_id = int(self.path.split("?")[0].split("/")[3])
+        self.server.asked[schema_id] += 1
+        schema = self.server.schemas.get(schema_id)
         if schema is None:
             self._answer(404, {"error_code": 40403, "message": "Schema not found"})
         else:
@@ -90,6 +96,7 @@ class _Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
     monkeypatch.setattr(schema_ids, "RETRY_S", 0.05)
+    monkeypatch.setattr(schema_ids, "LATE_S", 0.3)
     registry = FakeRegistry()
     thread = threading.Thread(target=registry.serve_forever, daemon=True)
     thread.start()
@@ -139,6 +146,48 @@ def test_an_id_that_is_given_away_later_is_known_then(fake: FakeRegistry) -> Non
     assert registry.decode_events([value]).refused[0][1].reason is Reason.UNKNOWN_SCHEMA
     fake.register("t-page-views-value", json.dumps(dict(load_schemas()["page_view"][0].json) | {"doc": "Later."}))
     assert registry.decode_events([value]).batches[0].events() == [VIEW]
+
+
+def test_an_id_that_the_registry_learns_late_is_waited_for(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part asks for itself: one that asked a moment earlier must not refuse what the others take."""
+    monkeypatch.setattr(schema_ids, "LATE_S", 30.0)
+    registry = Registry(fake.settings())
+    first, second = (json.dumps(dict(load_schemas()["page_view"][0].json) | {"doc": doc}) for doc in ("Late.", "Later."))
+    late = FIRST_ID + len(fake.schemas)
+    values = [b"\x00" + schema_id.to_bytes(4) + registry.encode_event(VIEW)[5:] for schema_id in (late, late + 1)]
+    for seconds, schema in ((0.4, first), (0.8, second)):
+        threading.Timer(seconds, fake.register, ("t-page-views-value", schema)).start()
+    decoded = registry.decode_events(values)
+    assert not decoded.refused
+    assert min(fake.asked[late], fake.asked[late + 1]) > 1, "it was known at once"
+
+
+def test_ids_that_nobody_has_hold_up_nothing_for_long(fake: FakeRegistry) -> None:
+    """They are waited for once and together; the next ones, while the registry learns nothing, not at all."""
+    registry = Registry(fake.settings())
+    values = [b"\x00" + (5_000 + number).to_bytes(4) for number in range(50)]
+    for _ in range(2):
+        assert len(registry.decode_events(values).refused) == 50
+    assert fake.asked[5_000] > 2
+    assert {fake.asked[5_000 + number] for number in range(1, 50)} == {2}, "once for each batch"
+
+
+def test_a_command_does_not_wait_for_an_id(fake: FakeRegistry) -> None:
+    """What it reads, dead letters for example, has been there for long."""
+    registry = Registry(fake.settings(), wait_s=1)
+    assert registry.decode_events([b"\x00" + (5_000).to_bytes(4)]).refused
+    assert fake.asked[5_000] == 1
+
+
+def test_a_registry_that_says_nothing_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the question and never answers: we say that we wait, and whoever cannot wait for ever is told."""
+    monkeypatch.setattr(schema_ids, "ANSWER_S", 0.1)
+    monkeypatch.setattr(schema_ids, "RETRY_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logged:
+        settings = Settings(schema_registry=SchemaRegistry(url=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        with pytest.raises(UserError, match=r"schema_registry\.url is 'http://127\.0\.0\.1:\d+': it does not answer"):
+            Registry(settings, wait_s=0.5)
+    assert {entry["event"] for entry in logged} == {"waiting for the schema registry"}
 
 
 @pytest.mark.parametrize(

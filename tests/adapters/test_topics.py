@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -38,6 +39,21 @@ def test_topics_are_created_as_their_contracts_say(settings: Settings) -> None:
     client = kafka.admin(settings)
     configs = client.describe_configs([resource])[resource].result()
     assert configs["retention.ms"].value == "-1"
+
+
+def test_checking_asks_once_what_there_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster with thousands of topics has much to tell."""
+    on_broker.create_topics(settings)
+    asked: list[Settings] = []
+    reach = kafka.reach
+
+    def counted(settings: Settings) -> Any:
+        asked.append(settings)
+        return reach(settings)
+
+    monkeypatch.setattr(kafka, "reach", counted)
+    on_broker.check_topics(settings, "record")
+    assert len(asked) == 1
 
 
 def test_creating_again_changes_nothing(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -155,12 +154,3 @@ class Toy:
     def has_counted(self, share: float) -> Callable[[], bool]:
         """Whether at least this share of what was published is counted."""
         return lambda: sum(self.totals().values()) >= share * self.published.total()
-
-
-def until(true: Callable[[], bool], seconds: float = 30, every: float = 0.1) -> float:
-    """Waits, and says how long; fails after `seconds`."""
-    started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s"
-        time.sleep(every)
-    return time.monotonic() - started

@@ -12,7 +12,8 @@ from pipeline.agents.worker import wait_for_topics
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 from tests.agents.counting import STEPS, decode
-from tests.agents.running import Toy, until
+from tests.agents.running import Toy
+from tests.waiting import until
 
 
 class Broker:

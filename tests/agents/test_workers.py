@@ -14,7 +14,8 @@ from pipeline.errors import UserError
 from pipeline.settings import Settings
 from tests.adapters.test_topics import create_by_hand
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS
-from tests.agents.running import PARTITIONS, Toy, until
+from tests.agents.running import PARTITIONS, Toy
+from tests.waiting import until
 
 
 def test_counts_are_exact_after_a_clean_restart_in_the_middle(toy: Toy) -> None:
@@ -49,7 +50,7 @@ def test_a_restarted_instance_has_its_partitions_back_before_the_session_times_o
     first.kill()
     toy.publish(100, seed=2)
     toy.start(instance="a", session_s=60)
-    assert until(toy.is_counted) < 20
+    until(toy.is_counted, seconds=20)
 
 
 def test_a_second_worker_takes_its_share(toy: Toy) -> None:
@@ -74,7 +75,7 @@ def test_a_worker_that_stops_for_good_is_replaced_at_once(toy: Toy) -> None:
     until(lambda: len(toy.partitions_of("b")) > 0)
     assert other.terminate() == 0
     toy.publish(1000, seed=2)
-    assert until(toy.is_counted) < 20
+    until(toy.is_counted, seconds=20)
 
 
 def test_a_lost_worker_is_replaced_after_its_session(toy: Toy) -> None:

@@ -18,7 +18,8 @@ from infra.demo_site.places import WAYS
 from infra.processes import Identity, identity
 from pipeline.edge.core.consent import Mode
 from tests.edge.browser.driving import CHROMIUM, DRIVER, Browser
-from tests.edge.running import PERSON, until
+from tests.edge.running import PERSON
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST, PORTAL = "off.site.localhost", 5

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.app import ROLES
 from pipeline.settings import Settings
-from tests.cli.test_supervise import is_gone, until
+from tests.cli.test_supervise import is_gone
+from tests.waiting import until
 
 START_S = 100
 
@@ -43,7 +44,11 @@ class Run:
         return self._log.read_text()
 
     def is_ready(self) -> None:
-        until(lambda: all(f"{role}-0" in line_of(self.output, role) for role in ROLES), f"every part is ready:\n{self.output}", START_S)
+        until(
+            lambda: all(f"{role}-0" in line_of(self.output, role) for role in ROLES),
+            lambda: f"every part is ready:\n{self.output}",
+            START_S,
+        )
 
     def workers(self) -> list[int]:
         return [int(word.removeprefix("pid=")) for word in self.output.split() if word.startswith("pid=")]

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from clickhouse_driver.util.helpers import parse_url
 from pydantic import SecretStr
 
 from pipeline import settings
@@ -184,6 +185,27 @@ def test_options_of_the_file_and_of_variables_are_one_table(monkeypatch: pytest.
     Path("pipeline.toml").write_text('[kafka]\noptions = { "sasl.username" = "u" }\n')
     monkeypatch.setenv("PIPELINE_KAFKA__OPTIONS__SASL_PASSWORD", "p")
     assert settings.load().kafka.options == {"sasl.username": "u", "sasl.password": "p"}
+
+
+def test_an_unknown_option_of_clickhouse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver would send it along as a setting of queries, and nobody would look at it."""
+    monkeypatch.setenv("PIPELINE_CLICKHOUSE__OPTIONS__CA_CERT", "/canary")
+    where = r"setting clickhouse\.options \(from PIPELINE_CLICKHOUSE__OPTIONS__CA_CERT\)"
+    with pytest.raises(UsageError, match=where + r": unknown option ca_cert: did you mean ca_certs\? Options are alt_hosts, ca") as refused:
+        settings.load()
+    assert "/canary" not in str(refused.value)
+    Path("pipeline.toml").write_text("[clickhouse.options]\nverify = 'false'\n")
+    with pytest.raises(UsageError, match=r"\(from PIPELINE_CLICKHOUSE__OPTIONS__CA_CERT or pipeline\.toml\)"):
+        settings.load()
+    monkeypatch.delenv("PIPELINE_CLICKHOUSE__OPTIONS__CA_CERT")
+    assert settings.load().clickhouse.options == {"verify": "false"}
+
+
+@pytest.mark.parametrize("name", settings.CLICKHOUSE_OPTIONS)
+def test_every_option_of_clickhouse_is_one(name: str) -> None:
+    """The driver takes it, and does not pass it on as a setting of queries."""
+    _, taken = parse_url(f"clickhouse://host/?{name}={'PROTOCOL_TLS_CLIENT' if name == 'ssl_version' else '1'}")
+    assert name in taken
 
 
 def test_a_child_process_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from pipeline.app import ROLES
 from pipeline.settings import Settings
 from pipeline.supervise import Pauses, workers
+from tests.waiting import until
 
 SUPERVISING = """
 import sys
@@ -50,7 +50,7 @@ class Supervised:
         return self.log.read_text()
 
     def has_said(self, text: str, times: int = 1) -> None:
-        until(lambda: self.output.count(text) >= times, f"{text!r} {times} times in:\n{self.output}")
+        until(lambda: self.output.count(text) >= times, lambda: f"{text!r} {times} times in:\n{self.output}")
 
     def children(self) -> list[int]:
         return [int(word.removeprefix("pid=")) for word in self.output.split() if word.startswith("pid=")]
@@ -69,13 +69,6 @@ def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     for each in started:
         each.process.kill()
         each.process.wait()
-
-
-def until(condition: Callable[[], bool], what: str, within_s: float = 15) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
 
 
 def is_gone(pid: int) -> bool:

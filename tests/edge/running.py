@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.core.events import Event
 from pipeline.settings import Settings
+from tests.waiting import until
 
 SITE, ASKING, OTHER = 7, 8, 9
 NOTIFYING, ASKING_BY_CATEGORY, LETTING_OUT = 11, 12, 13
@@ -67,15 +68,6 @@ domains = ["site.localhost"]
 consent = { mode = "opt_out" }
 """
 SECRETS = {"EDGE_KEY": KEY, "EDGE_OTHER_KEY": OTHER_KEY, "EDGE_NEW_KEY": NEW_KEY, "EDGE_SERVER_KEY": SERVER_KEY}
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """What `holds` returns as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 @dataclass

@@ -14,7 +14,8 @@ from pipeline.core.events import FormSubmission, PageView
 from pipeline.settings import Settings
 from tests.builders import utk
 from tests.edge.requesting import PAGE, now, view
-from tests.edge.running import ORIGIN, OTHER, PERSON, SERVER_KEY, SITE, Running, events, running, until
+from tests.edge.running import ORIGIN, OTHER, PERSON, SERVER_KEY, SITE, Running, events, running
+from tests.waiting import until
 
 
 def test_accepted_hits_are_in_the_topics(edge: Running, settings: Settings) -> None:
@@ -177,7 +178,7 @@ def test_portals_are_read_again(edge: Running) -> None:
 def test_several_processes_share_the_port(settings: Settings, tmp_path: Any) -> None:
     """Each hit is accepted once, whichever process has the connection; one signal ends all."""
     with running(settings, tmp_path, command=("edge", "--processes", "2")) as edge:
-        until(lambda: edge.log.count("listening") == 2, f"both listen: {edge.log}")
+        until(lambda: edge.log.count("listening") == 2, lambda: f"both listen: {edge.log}")
         assert [edge.post(view()).status_code for _ in range(20)] == [202] * 20
         assert edge.stop() == 0
     assert len(events(settings)) == 20

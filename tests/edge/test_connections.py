@@ -9,7 +9,8 @@ from uvicorn.server import ServerState
 
 from pipeline.edge.connections import Connection, Whole
 from tests.edge.requesting import request, view
-from tests.edge.running import Running, until
+from tests.edge.running import Running
+from tests.waiting import until
 
 
 class Transport:

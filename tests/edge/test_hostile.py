@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from pipeline.edge import bodies
 from tests.edge.deciding import hit_like, json_values
 from tests.edge.requesting import answered, hits, posted, request, together, view
-from tests.edge.running import ORIGIN, PERSON, SITE, Running, until
+from tests.edge.running import ORIGIN, PERSON, SITE, Running
+from tests.waiting import until
 
 CONNECTIONS = 10_000
 MEMORY = 400 << 20

@@ -19,7 +19,8 @@ from pipeline.settings import Settings
 from tests.agents.test_kafka_away import Broker
 from tests.builders import utk
 from tests.edge.requesting import CANARIES, NO, answered, canary_form, canary_view, request, together, view
-from tests.edge.running import ASKING, PERSON, SITE, Running, events, until
+from tests.edge.running import ASKING, PERSON, SITE, Running, events
+from tests.waiting import until
 
 AWAY_S = 60
 
@@ -100,7 +101,7 @@ def test_kafka_is_killed_for_a_minute_under_load(edge: Running, broker: Broker) 
     assert len(load.accepted) > before, "accepted while Kafka is away"
     assert not drained(edge)
     broker.start()
-    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    until(lambda: drained(edge), lambda: f"the spool is drained:\n{edge.log}", 120)
     accepted = load.stop()
     until(lambda: drained(edge), "the spool is drained", 60)
     assert load.statuses == {202}
@@ -132,7 +133,7 @@ def test_a_collector_is_killed_with_a_filled_spool(edge: Running, broker: Broker
         segment.write(b"\x00\x00\x01\x00torn")
     edge.start()
     broker.start()
-    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    until(lambda: drained(edge), lambda: f"the spool is drained:\n{edge.log}", 120)
     assert set(accepted) <= in_kafka(edge)
 
 
@@ -151,7 +152,7 @@ def test_a_full_spool_says_so_and_recovers(edge: Running, broker: Broker) -> Non
     assert int(refused.headers["Retry-After"]) > 0
     assert refused.headers["Access-Control-Allow-Origin"] == "http://www.site.localhost"
     broker.start()
-    until(lambda: drained(edge), f"the spool is drained:\n{edge.log}", 120)
+    until(lambda: drained(edge), lambda: f"the spool is drained:\n{edge.log}", 120)
     assert edge.post(view()).status_code == 202
     assert edge.get("/ready").status_code == 200
     assert set(load.accepted) <= in_kafka(edge)

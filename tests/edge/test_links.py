@@ -9,7 +9,8 @@ from pipeline.edge.core import sealing
 from pipeline.settings import Settings
 from tests.builders import utk
 from tests.edge.requesting import NONCE, PAGE, adopted, carried, landing, link
-from tests.edge.running import ASKING, KEY, NEW_KEY, OTHER, OTHER_KEY, PERSON, SITE, Running, events, until
+from tests.edge.running import ASKING, KEY, NEW_KEY, OTHER, OTHER_KEY, PERSON, SITE, Running, events
+from tests.waiting import until
 
 
 def test_a_tracked_link(edge: Running, settings: Settings) -> None:

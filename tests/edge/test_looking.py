@@ -13,7 +13,8 @@ from infra import ports
 from pipeline.settings import Settings
 from tests.builders import utk
 from tests.edge.requesting import view
-from tests.edge.running import Running, running, until
+from tests.edge.running import Running, running
+from tests.waiting import until
 
 
 def test_metrics(settings: Settings, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_debug_shows_events_as_they_arrive(edge: Running, settings: Settings, tm
 def test_every_process_reads_the_portals_again(settings: Settings, tmp_path: Path) -> None:
     """SIGHUP to the command goes on to its processes, and stops none."""
     with running(settings, tmp_path, command=("edge", "--processes", "2")) as edge:
-        until(lambda: edge.log.count("listening") == 2, f"both listen:\n{edge.log}", 150)
+        until(lambda: edge.log.count("listening") == 2, lambda: f"both listen:\n{edge.log}", 150)
         edge.send(SIGHUP)
         until(lambda: edge.log.count("portals read again") == 2, "both have read the portals again")
         assert edge.post(view()).status_code == 202

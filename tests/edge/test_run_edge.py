@@ -12,7 +12,8 @@ from pipeline.settings import Settings
 from pipeline.timelines import timeline
 from tests.builders import utk
 from tests.edge.requesting import PAGE, view
-from tests.edge.running import SITE, Running, until
+from tests.edge.running import SITE, Running
+from tests.waiting import until
 
 COOKIE = utk("visitor")
 
@@ -29,7 +30,7 @@ def test_a_visitor_becomes_a_contact(settings: Settings, tmp_path: Path) -> None
             time.sleep(0.01)
         form = {"fields": [{"name": "email", "value": "ann@x.io"}], "context": {"hutk": COOKIE, "pageUri": PAGE}}
         assert edge.form(form).status_code == 202
-        until(lambda: len(entries(settings)) == 3, f"the timeline has all of it:\n{edge.log}", 150)
+        until(lambda: len(entries(settings)) == 3, lambda: f"the timeline has all of it:\n{edge.log}", 150)
         found = entries(settings)
         assert [(entry.type, entry.url or entry.form_id) for entry in found] == [
             ("page_view", "http://www.site.localhost/a"),

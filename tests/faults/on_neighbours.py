@@ -15,7 +15,8 @@ from pipeline.adapters import clickhouse, kafka, topics
 from pipeline.adapters.contracts import load_topics
 from pipeline.app import ROLES
 from pipeline.lag import consumed
-from tests.faults.system import HEALED_S, System, Worker, until
+from tests.faults.system import HEALED_S, System, Worker
+from tests.waiting import until
 
 Fault = Callable[[System], None]
 
@@ -208,7 +209,7 @@ def _compute_again(system: System, stopped: Sequence[Worker]) -> None:
     said = system.log.read_text().count("reading its sources again")
     make_anew(system, *CHANGELOGS.values())
     system.again(stopped)
-    until(lambda: system.log.read_text().count("reading its sources again") > said, HEALED_S)
+    until(lambda: system.log.read_text().count("reading its sources again") > said, seconds=HEALED_S)
 
 
 def offsets_go_back(system: System) -> None:
@@ -231,7 +232,7 @@ def make_anew(system: System, *names: str) -> None:
     admin = kafka.admin(system.settings)
     for deleted in admin.delete_topics([kafka.topic_name(system.settings, name) for name in names]).values():
         deleted.result(timeout=30)
-    until(lambda: not {*names} & kafka.reach(system.settings).topics.keys(), 30)
+    until(lambda: not {*names} & kafka.reach(system.settings).topics.keys(), seconds=30)
     topics.create_topics(system.settings)
 
 

@@ -7,7 +7,8 @@ from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.core.events import Event
 from pipeline.status import status
 from tests.builders import DAY, HOUR, START, custom_event, form_submission, page_view
-from tests.faults.system import System, until
+from tests.faults.system import System
+from tests.waiting import until
 
 Fault = Callable[[System], None]
 
@@ -52,7 +53,7 @@ def late(system: System) -> None:
     event = page_view(number + 4, utk=cookie, at=now - 30 * DAY - HOUR)
     _produce(system, event)
     system.too_late.append(event)
-    until(lambda: _late(system) == before + 1, 60)
+    until(lambda: _late(system) == before + 1, seconds=60)
 
 
 def _late(system: System) -> int:

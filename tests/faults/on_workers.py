@@ -12,8 +12,9 @@ from pipeline.lag import Readings
 from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED, STANDING
 from tests.faults.on_neighbours import CHANGELOGS
 from tests.faults.planted import work
-from tests.faults.system import HEALED_S, PER_KIND, System, Worker, until
+from tests.faults.system import HEALED_S, PER_KIND, System, Worker
 from tests.processes import Forked
+from tests.waiting import until
 
 Fault = Callable[[System], None]
 
@@ -46,7 +47,7 @@ def zombies(system: System) -> None:
     system.settle()
     for worker in stopped:
         worker.signal(signal.SIGCONT)
-    until(lambda: all(_fenced(system)[kind] > fenced[kind] for kind in CHANGELOGS), 60)
+    until(lambda: all(_fenced(system)[kind] > fenced[kind] for kind in CHANGELOGS), seconds=60)
     system.pause(1.0, 2.0)
     system.restart_if_dead()  # a zombie that finds out may end, and a supervisor starts it again
 
@@ -73,7 +74,7 @@ def an_exception_once(system: System) -> None:
         system.start(kind, worker.instance, EXCEPTION_ONCE, marks[-1])
     system.publish_until(lambda: all(mark.exists() for mark in marks))
     ended = [worker for worker in system.workers if worker.planted]
-    until(lambda: not any(worker.is_alive() for worker in ended), 30)
+    until(lambda: not any(worker.is_alive() for worker in ended), seconds=30)
     assert {worker.wait(0) for worker in ended} == {1}
     system.restart_if_dead()
 

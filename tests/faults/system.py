@@ -38,6 +38,7 @@ from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.faults.fail_points import MARK, PLANTED
 from tests.faults.planted import work
 from tests.processes import Forked
+from tests.waiting import until
 
 PER_KIND = 2
 SLICE = 150
@@ -106,7 +107,7 @@ class System:
         """Kill -9; at the end of the block it is there again with what it has on disk."""
         running = processes.identity(self.pids[name])
         os.kill(running.pid, signal.SIGKILL)
-        until(lambda: not running.is_running(), HEALED_S)
+        until(lambda: not running.is_running(), seconds=HEALED_S)
         yield
         self._start_servers()
 
@@ -186,7 +187,7 @@ class System:
             self._further += 40
             return true()
 
-        until(lambda: true() or published(), HEALED_S)
+        until(lambda: true() or published(), seconds=HEALED_S)
 
     def all_at_work(self) -> None:
         """Returns when every worker is in its group: one that only starts does not know what to do with a signal."""
@@ -320,16 +321,8 @@ class System:
 
     def _reason(self, topic: str, value: bytes) -> str:
         """Why these bytes are no event."""
-        ((_, refused),) = Registry(self.settings).decode_events([value], topic).refused
+        ((_, refused),) = Registry(self.settings, wait_s=30).decode_events([value], topic).refused
         return refused.reason.value
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    """Waits; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from infra import processes
 from infra.processes import Identity
+from tests.waiting import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 DEAF = [
@@ -40,13 +41,6 @@ def sleeper(log: Path) -> Iterator[Identity]:
     processes.stop([process], seconds=1)
 
 
-def until(happened: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return happened()
-
-
 def orphan(log: Path, *, ends_with_parent: bool) -> Identity:
     """A child whose parent has been killed."""
     program = PARENT.format(ends_with_parent=ends_with_parent)
@@ -73,7 +67,7 @@ def test_a_later_process_under_the_same_pid_is_another_one(sleeper: Identity) ->
 
 def test_a_process_that_ignores_sigterm_is_killed(log: Path) -> None:
     deaf = processes.spawn(DEAF, log, {}, ends_with_parent=True)
-    assert until(lambda: log.read_text() == "deaf\n")
+    until(lambda: log.read_text() == "deaf\n")
     processes.stop([deaf], seconds=0.2)
     assert not deaf.is_running()
 
@@ -84,7 +78,7 @@ def test_ctrl_c_in_a_terminal_does_not_reach_it(sleeper: Identity) -> None:
 
 def test_it_ends_with_a_parent_that_is_killed(log: Path) -> None:
     child = orphan(log, ends_with_parent=True)
-    assert until(lambda: not child.is_running())
+    until(lambda: not child.is_running(), seconds=10)
 
 
 def test_it_outlives_its_parent_if_it_shall(log: Path) -> None:
@@ -98,5 +92,5 @@ def test_output_and_environment(log: Path) -> None:
     """Output is appended to the log, variables are added to ours."""
     log.write_text("before\n")
     talker = processes.spawn([sys.executable, "-c", "import os; print(os.environ['WORD'])"], log, {"WORD": "said"}, ends_with_parent=True)
-    assert until(lambda: not talker.is_running())
+    until(lambda: not talker.is_running())
     assert log.read_text() == "before\nsaid\n"

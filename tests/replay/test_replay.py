@@ -25,10 +25,10 @@ from pipeline.resolve import Resolution, resolve_lines
 from pipeline.settings import Settings
 from tests.adapters.test_views import VIEWS
 from tests.builders import DAY, START, line, page_view
-from tests.edge.running import until
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.end_to_end.running import WAIT_S, caught_up, command, running
+from tests.waiting import until
 
 OTHER = ("sessions.gap=5m", "identity.rebind=move_all")
 EVENTS = 3_000

@@ -21,11 +21,11 @@ from pipeline.adapters import acls, kafka
 from pipeline.adapters.changelog import Changelog
 from pipeline.errors import UserError
 from pipeline.settings import Settings
-from tests.agents.running import until
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.running import command
 from tests.security.conftest import Run
 from tests.security.secured import changed, posing_as, with_options
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -133,7 +133,7 @@ def test_rights_that_are_taken_away_end_a_worker_that_runs(
     with log.open("wb") as output:
         worker = subprocess.Popen([sys.executable, "-m", "pipeline", "worker", part], env=environment, stdout=output, stderr=output)
     try:
-        until(lambda: "ready" in log.read_text(), WAIT_S)
+        until(lambda: "ready" in log.read_text(), seconds=WAIT_S)
         without(settings, kind, name, part)
         published = command(settings, "publish", str(events))
         assert published.returncode == 0, published.stderr

@@ -13,7 +13,7 @@ import pytest
 from infra.servers import Servers
 from pipeline.settings import Settings
 from tests.edge.browser.driving import CHROMIUM, DRIVER, Browser, World, portals
-from tests.edge.browser.site import site
+from tests.edge.browser.site import broken, site
 from tests.edge.running import Running, running
 
 
@@ -31,7 +31,8 @@ def place(chromium: None, servers: Servers, tmp_path_factory: pytest.TempPathFac
     edge = Running(settings, tmp_path_factory.mktemp("edge"))
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port, silent.getsockname()[1])) as started,
+        broken() as broken_port,
+        running(edge.settings, edge.directory, port=edge.port, portals=portals(edge.port, silent.getsockname()[1], broken_port)) as started,
         site(f"http://t.site.localhost:{edge.port}") as port,
     ):
         yield World(started, port)

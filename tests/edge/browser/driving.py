@@ -17,11 +17,12 @@ from selenium.webdriver.common.keys import Keys
 
 from pipeline.core.events import NOT_COMPARED, CustomEvent, EmailClick, Event, FormSubmission, Millis, PageView, PortalId
 from pipeline.edge.core import links
-from tests.edge.running import KEY, Running, events, until
+from tests.edge.running import KEY, Running, events
+from tests.waiting import until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 OFF, OPT_IN, CATEGORIES, OPT_OUT, TWO_HOSTS, NO_HOST, NOTIFY = 1, 2, 3, 4, 5, 6, 7
-ASKING_TWO_HOSTS, SILENT_HOST, ASKING_SILENT_HOST, OTHER_RULES, NO_BANNER = 8, 9, 10, 11, 12
+ASKING_TWO_HOSTS, SILENT_HOST, ASKING_SILENT_HOST, OTHER_RULES, NO_BANNER, BROKEN_HOST, ASKING_BROKEN_HOST = range(8, 15)
 MODES = {
     OFF: "off",
     OPT_IN: "opt_in",
@@ -35,6 +36,8 @@ MODES = {
     ASKING_SILENT_HOST: "opt_in",
     OTHER_RULES: "opt_out",
     NO_BANNER: "opt_in",
+    BROKEN_HOST: "off",
+    ASKING_BROKEN_HOST: "opt_in",
 }
 SETTINGS = {
     OTHER_RULES: """bind_on = "visible"
@@ -49,11 +52,12 @@ MINUTE = 60_000
 DEAD = "http://t.site.localhost:1"
 
 
-def portals(port: int, silent_port: int = 1) -> str:
-    """The portals file. At `silent_port` somebody listens who never answers."""
-    lives, silent = f"http://t.site.localhost:{port}", f"http://t.site.localhost:{silent_port}"
+def portals(port: int, silent_port: int = 1, broken_port: int = 1) -> str:
+    """The portals file. At `silent_port` somebody listens who never answers, at `broken_port` one whose answer is always 503."""
+    lives, silent, broken = (f"http://t.site.localhost:{at}" for at in (port, silent_port, broken_port))
     hosts = {NO_HOST: [DEAD]} | {portal: [DEAD, lives] for portal in (TWO_HOSTS, ASKING_TWO_HOSTS)}
     hosts |= {portal: [silent, lives] for portal in (SILENT_HOST, ASKING_SILENT_HOST)}
+    hosts |= {portal: [broken, lives] for portal in (BROKEN_HOST, ASKING_BROKEN_HOST)}
     return "\n".join(
         f'[[portals]]\nid = {portal}\ndomains = ["site.localhost", "shop.localhost"]\n'
         f'hosts = {hosts.get(portal, [])}\nkeys = ["env:EDGE_KEY"]\n'
@@ -151,6 +155,7 @@ class Browser(webdriver.Chrome):
         for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-agent={AGENT}"):
             options.add_argument(argument)
         options.add_argument(f"--user-data-dir={profile}")
+        options.accept_insecure_certs = True  # those of tests/tls.py
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         super().__init__(options=options, service=webdriver.ChromeService(DRIVER))
         self.set_page_load_timeout(60)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.core.events import CustomEvent
 from tests.edge.browser.driving import Browser, World
-from tests.edge.running import until
+from tests.waiting import until
 
 REQUESTS = """window.asked = [];
 const [get, beacon] = [fetch, navigator.sendBeacon.bind(navigator)];

@@ -47,3 +47,25 @@ def site(collector: str) -> Iterator[int]:
     """The port of a site whose pages take the script from this origin."""
     with served(type("Handler", (_Handler,), {"collector": collector})) as port:
         yield port
+
+
+class _Broken(Pages):
+    """What a proxy says whose collector is away; other than a host that is not there, it lets the page read that."""
+
+    def do_GET(self) -> None:
+        self._unavailable()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._unavailable()
+
+    def _unavailable(self) -> None:
+        readable = {"Access-Control-Allow-Origin": self.headers.get("Origin", "*"), "Access-Control-Allow-Credentials": "true"}
+        self.answer(b"", "text/plain", status=503, headers=readable)
+
+
+@contextmanager
+def broken() -> Iterator[int]:
+    """The port of a collector's host that answers 503 to everything."""
+    with served(_Broken) as port:
+        yield port

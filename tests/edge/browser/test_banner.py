@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.edge.browser.driving import CATEGORIES, NOTIFY, OPT_IN, OPT_OUT, OTHER_RULES, Browser, World
-from tests.edge.running import until
+from tests.waiting import until
 
 AXE = (Path(__file__).parents[1] / "axe" / "axe.min.js").read_text(encoding="utf-8")
 

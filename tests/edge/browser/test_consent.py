@@ -8,7 +8,8 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from tests.edge.browser.driving import CATEGORIES, NOTIFY, OFF, OPT_IN, OPT_OUT, Browser, World
-from tests.edge.running import raw_values, until
+from tests.edge.running import raw_values
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

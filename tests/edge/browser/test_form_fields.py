@@ -8,7 +8,7 @@ from selenium.webdriver.common.by import By
 from pipeline.core.events import FormSubmission
 from tests.edge.browser.driving import OFF, OTHER_RULES, Browser, World
 from tests.edge.browser.pushing import custom, event, push
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

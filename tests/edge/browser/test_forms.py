@@ -4,7 +4,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from tests.edge.browser.driving import OFF, Browser, World
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,18 +1,27 @@
-"""A collector host that is not there, or that never answers: the next one does its work, for every request of the script."""
+"""A collector host that is not there, never answers, or is broken: the next one does its work, for every request of the script."""
 
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.edge.browser.driving import ASKING_SILENT_HOST, ASKING_TWO_HOSTS, SILENT_HOST, TWO_HOSTS, Browser, World
+from tests.edge.browser.driving import (
+    ASKING_BROKEN_HOST,
+    ASKING_SILENT_HOST,
+    ASKING_TWO_HOSTS,
+    BROKEN_HOST,
+    SILENT_HOST,
+    TWO_HOSTS,
+    Browser,
+    World,
+)
 from tests.edge.browser.pushing import REQUESTS
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
 ASKED = "return asked.map(([url, body]) => [new URL(url).port, body])"
 
 
-@pytest.mark.parametrize("portal", [ASKING_TWO_HOSTS, ASKING_SILENT_HOST])
+@pytest.mark.parametrize("portal", [ASKING_TWO_HOSTS, ASKING_SILENT_HOST, ASKING_BROKEN_HOST])
 def test_the_banner_and_the_hits(world: World, browser: Browser, portal: int) -> None:
     """The visitor is asked, the answer counts, and so does the view that came first; then the host that works is asked at once."""
     browser.on_each_page(REQUESTS)
@@ -28,7 +37,7 @@ def test_the_banner_and_the_hits(world: World, browser: Browser, portal: int) ->
     assert [port for port, _ in browser.execute_script(ASKED)[before:]] == [str(world.edge.port)]
 
 
-@pytest.mark.parametrize("portal", [TWO_HOSTS, SILENT_HOST])
+@pytest.mark.parametrize("portal", [TWO_HOSTS, SILENT_HOST, BROKEN_HOST])
 def test_over_two_domains(world: World, browser: Browser, portal: int) -> None:
     """A link that is followed before any host has answered carries the visitor, who is adopted on arrival."""
     browser.get(world.url(portal))

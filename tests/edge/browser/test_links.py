@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.edge.browser.driving import AGENT, OFF, Browser, World
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

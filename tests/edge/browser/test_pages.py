@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 
 from pipeline.core.events import CustomEvent, Event, Identify
 from tests.edge.browser.driving import AGENT, NO_HOST, OFF, OPT_IN, TWO_HOSTS, Browser, World
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.edge.browser.driving import NO_HOST, OFF, Browser, World
 from tests.edge.browser.pushing import REQUESTS, custom, event, offline, push
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

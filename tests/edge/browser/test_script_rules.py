@@ -14,7 +14,7 @@ from pipeline.core.events import CustomEvent
 from tests.edge.browser.driving import CATEGORIES, NO_BANNER, OFF, OPT_IN, OTHER_RULES, Browser, World
 from tests.edge.browser.pushing import REQUESTS, custom, event, offline, push
 from tests.edge.browser.site import PAGES
-from tests.edge.running import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,15 +1,38 @@
 """A visitor comes, comes again, comes later: exact cookies, and the hints in the events."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.edge.browser.driving import MINUTE, OFF, Browser, World
+from tests.edge.browser.site import site
+from tests.tls import new_certificate, tls_before
 
 pytestmark = pytest.mark.timeout(300)
 
 HALF_YEAR = 180 * 24 * 60
 """Six months, in minutes."""
+
+
+def test_cookies_of_a_secure_page(world: World, page: Browser, tmp_path: Path) -> None:
+    """Over https all cookies are for https alone: those that the script writes, and the one that the collector's answer sets anew."""
+    certificate = new_certificate(tmp_path)
+    with (
+        tls_before(world.edge.port, certificate) as collector,
+        site(f"https://t.site.localhost:{collector}") as port,
+        tls_before(port, certificate) as tls_port,
+    ):
+        page.get(world.url(OFF).replace("http:", "https:").replace(f":{world.port}", f":{tls_port}"))
+        page.has_sent()
+        (view,) = world.has_views(1)
+        assert {(cookie["name"], cookie["secure"]) for cookie in page.get_cookies()} == {
+            ("__hstc", True),
+            ("hubspotutk", True),
+            ("__hssc", True),
+            ("__hssrc", True),
+        }
+        assert page.cookies()["hubspotutk"] == view.utk
 
 
 def test_visits_and_their_cookies(world: World, browsers: Callable[..., Browser]) -> None:

@@ -17,9 +17,10 @@ from pipeline.settings import Settings
 from pipeline.timelines import timeline
 from tests.edge.browser.driving import MINUTE, OFF, Browser, World, portals
 from tests.edge.browser.site import site
-from tests.edge.running import Running, events, until
+from tests.edge.running import Running, events
 from tests.end_to_end.reading import resolution_in_clickhouse
 from tests.end_to_end.running import caught_up
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -54,7 +55,11 @@ def test_what_browsers_do_is_what_clickhouse_shows(world: World, browsers: Calla
 
     caught_up(settings, world.edge.directory / "edge.log")
     expected = resolution_of(events(settings))
-    until(lambda: resolution_in_clickhouse(settings) == expected, f"ClickHouse shows what resolve says:\n{world.edge.log[-3000:]}", 120)
+    until(
+        lambda: resolution_in_clickhouse(settings) == expected,
+        lambda: f"ClickHouse shows what resolve says:\n{world.edge.log[-3000:]}",
+        120,
+    )
 
     sessions = {(row.utk, row.number): row.page_view_count for row in expected.sessions}
     assert {(utk, number): sessions[utk, number] for utk, number in sessions if utk in (first, second, third)} == {
