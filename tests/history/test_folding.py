@@ -5,11 +5,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.events import Event
+from pipeline.core.events import NOT_COMPARED, Event, PageView
 from pipeline.core.policy import Duration, SessionPolicy
 from pipeline.core.sessions import Activity, Session, activity_of, fold, traffic_source
 from pipeline.history import folding
-from pipeline.history.shapes import NEVER, ROW, SESSION, SESSION_TEXTS, Rows, Sessions, id_texts, ids_of
+from pipeline.history.shapes import NEVER, ROW, SESSION, SESSION_TEXTS, TEXTS, Rows, Sessions, id_texts, ids_of
 from pipeline.history.words import Words
 from tests.builders import MINUTE
 from tests.strategies import colliding_events
@@ -102,3 +102,9 @@ def as_sessions(sessions: Sessions, words: Words) -> list[Session]:
         values["previous_started_at"] = None if values["previous_started_at"] == NEVER else values["previous_started_at"]
         found.append(Session(**values))
     return found
+
+
+def test_rows_have_all_that_is_compared_of_a_page_view() -> None:
+    """A row without copies stands for its page view: copies that differ in a field that it lacks would be taken for equal."""
+    same_for_all = {"event_id", "portal_id", "utk"}
+    assert {*TEXTS, "new_browser_session"} == {*PageView.__struct_fields__} - NOT_COMPARED - same_for_all
