@@ -1,16 +1,17 @@
 """Records that were read and not yet written, and when it is time to write them."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from confluent_kafka import Message
 
-FLUSH_ROWS = 50_000
+FLUSH_ROWS = 40_000
 FLUSH_BYTES = 64 << 20
 FLUSH_S = 0.25
 """A flush is due when one of these is reached; the time counts from the first record."""
 PACE = 4
 """... or, under load, so many times as long as the last flush took: ten rows cost ClickHouse nearly as much as a thousand."""
 LONGEST_S = 2.0
+"""... but no longer than this, and not when nothing more has come for `FLUSH_S`: then there is no load any more."""
 
 Place = tuple[str, int]
 """Topic as Kafka knows it, and partition."""
@@ -32,16 +33,19 @@ class Pending:
         self.messages: dict[str, list[Message]] = {}
         self.rows = 0
         self.bytes = 0
-        self.since = 0.0
+        self.since = self.latest = 0.0
+        """When the first record came, and the last."""
 
-    def add(self, messages: Iterable[Message], now: float) -> None:
+    def add(self, messages: Sequence[Message], now: float) -> None:
         """`now` in seconds of any clock, the same that `is_due` is asked with."""
         for message in messages:
             self.messages.setdefault(str(message.topic()), []).append(message)
             self.bytes += len(message)
             self.rows += 1
         if self.rows and not self.since:
-            self.since = now
+            self.since = self.latest = now
+        if messages:
+            self.latest = now
 
     def drop(self, places: set[Place]) -> None:
         """Forgets what is somebody else's to write."""
@@ -59,4 +63,4 @@ class Pending:
         return self.rows >= FLUSH_ROWS or self.bytes >= FLUSH_BYTES
 
     def is_due(self, now: float) -> bool:
-        return self.rows > 0 and (self.is_full() or now - self.since >= self.wait)
+        return self.rows > 0 and (self.is_full() or now - self.since >= self.wait or now - self.latest >= FLUSH_S)

@@ -36,11 +36,22 @@ def test_a_flush_is_due_a_quarter_of_a_second_after_the_first_record() -> None:
 def test_a_flush_that_took_long_makes_the_next_one_wait_and_be_worth_it() -> None:
     some = pending(Message("a", 0), at=100.0)
     some.took(0.3)
+    for now in (100.2, 100.4, 100.6, 100.8, 101.0, 101.15):
+        some.add([Message("a", 0)], now)  # type: ignore[list-item]
     assert (some.is_due(101.1), some.is_due(101.3)) == (False, True)
     some.took(30.0)
-    assert some.is_due(102.1)
+    assert (some.is_due(101.3), some.is_due(102.1)) == (False, True)
     some.took(0.01)
     assert some.is_due(100.3)
+
+
+def test_a_flush_is_due_when_no_more_comes() -> None:
+    """Under load it waits for more; at the end of a load it would wait in vain."""
+    some = pending(Message("a", 0), at=100.0)
+    some.took(30.0)
+    some.add([Message("a", 0)], 100.5)  # type: ignore[list-item]
+    some.add([], 100.7)
+    assert (some.is_due(100.74), some.is_due(100.75)) == (False, True)
 
 
 def test_a_flush_is_due_when_the_records_are_many_or_large() -> None:
