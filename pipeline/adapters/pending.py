@@ -11,7 +11,7 @@ FLUSH_S = 0.25
 PACE = 4
 """... or, under load, so many times as long as the last flush took: ten rows cost ClickHouse nearly as much as a thousand."""
 LONGEST_S = 2.0
-"""... but no longer than this, and not when nothing more has come for `FLUSH_S`: then there is no load any more."""
+"""... but no longer than this, and not when nothing more has come for as long as the last flush took: then there is no load any more."""
 
 Place = tuple[str, int]
 """Topic as Kafka knows it, and partition."""
@@ -22,12 +22,15 @@ class Pending:
 
     def __init__(self) -> None:
         self.wait = FLUSH_S
-        """Seconds from the first record to the flush."""
+        """Seconds from the first record to the flush ..."""
+        self.idle = FLUSH_S
+        """... or from the last one."""
         self.clear()
 
     def took(self, seconds: float) -> None:
         """Hears how long the last flush took."""
         self.wait = min(max(FLUSH_S, PACE * seconds), LONGEST_S)
+        self.idle = min(max(FLUSH_S, seconds), LONGEST_S)
 
     def clear(self) -> None:
         self.messages: dict[str, list[Message]] = {}
@@ -63,4 +66,4 @@ class Pending:
         return self.rows >= FLUSH_ROWS or self.bytes >= FLUSH_BYTES
 
     def is_due(self, now: float) -> bool:
-        return self.rows > 0 and (self.is_full() or now - self.since >= self.wait or now - self.latest >= FLUSH_S)
+        return self.rows > 0 and (self.is_full() or now - self.since >= self.wait or now - self.latest >= self.idle)
