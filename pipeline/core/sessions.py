@@ -12,12 +12,13 @@ A cookie is given, beside its own events, the retractions that decide about them
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from pipeline.core.caching import remembered
 from pipeline.core.copies import KEPT_BY_SESSIONS, Trace, add_trace, trace
 from pipeline.core.events import EmailClick, Event, EventId, Millis, PageView, PortalId, Utk, is_activity
 from pipeline.core.ids import SessionId, session_id
@@ -106,7 +107,6 @@ def fold(activity: Iterable[Activity], policy: SessionPolicy, before: Session | 
     return sessions
 
 
-@lru_cache(4_096)
 def traffic_source(url: str, referrer: str | None) -> str | None:
     """Where a page view came from: what its address says, else another site; None if unknown."""
     if (named := advertised(url)) is not None:
@@ -118,7 +118,7 @@ def traffic_source(url: str, referrer: str | None) -> str | None:
     return None
 
 
-@lru_cache(16_384)
+@remembered(16_384)
 def advertised(url: str) -> str | None:
     """What an address says of where its page view came from: campaign parameters, else an advertiser's click id; None if nothing."""
     query = url.partition("#")[0].partition("?")[2]
@@ -154,7 +154,7 @@ def _parameters(query: str) -> dict[str, str]:
 _PLAIN_HOST = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]*)?(?:[/?#]|$)")
 
 
-@lru_cache(16_384)
+@remembered(16_384)
 def host(url: str) -> str | None:
     """The host of an address, in lower case, without port; the pattern is a short cut for what urlsplit finds in nearly all addresses."""
     plain = _PLAIN_HOST.match(url)
