@@ -59,6 +59,14 @@ class EventColumns:
         columns = zip(*map(msgspec.structs.astuple, self._events or ()), strict=True)
         return dict(zip(TYPES[self.type].__struct_fields__, map(list, columns), strict=True))
 
+    def cookies(self) -> pl.Series:
+        """The utk of each event as bytes, null where it has none."""
+        if self.table is not None and "utk" in self.table.columns:
+            return self.table["utk"].cast(pl.Binary)
+        return pl.Series([event.utk and event.utk.encode() for event in self._events or ()], dtype=pl.Binary).extend_constant(
+            None, len(self.rows) - len(self._events or ())
+        )
+
     def frame(self) -> pl.DataFrame:
         """The fields as columns of polars, form fields aside."""
         if self.table is not None:

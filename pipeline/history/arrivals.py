@@ -35,11 +35,10 @@ def plain_views(batch: EventColumns, keys: Sequence[bytes | None]) -> tuple[pl.D
     """Page views that can be taken in columns (VIEW), and the places in the batch of all other events."""
     if batch.type != PageView.type or batch.table is None:
         return _NO_VIEWS, list(range(len(batch.rows)))
-    table = batch.table.with_columns(pl.Series("key", [keys[row] for row in batch.rows], pl.Binary))
-    is_own = (pl.col("utk").cast(pl.Binary) == pl.col("key")).fill_null(value=False)
-    is_short = (pl.col("properties").str.len_chars() <= LONG_PROPERTIES).fill_null(value=True)
-    is_plain = table.select(is_own & is_short).to_series()
-    views = table.filter(is_plain).select(pl.format("{}|{}", "portal_id", "utk").alias("cookie"), *_AS_THEY_ARE)
+    is_own = (batch.cookies() == pl.Series([keys[row] for row in batch.rows], dtype=pl.Binary)).fill_null(value=False)
+    is_short = (batch.table["properties"].str.len_chars() <= LONG_PROPERTIES).fill_null(value=True)
+    is_plain = is_own & is_short
+    views = batch.table.filter(is_plain).select(pl.format("{}|{}", "portal_id", "utk").alias("cookie"), *_AS_THEY_ARE)
     return views, (~is_plain).arg_true().to_list()
 
 
