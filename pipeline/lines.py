@@ -9,8 +9,6 @@ def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     `file` is a binary file or anything else that yields its lines split at LF.
     """
     for number, line in enumerate(file, start=1):
-        content = line[:-1] if line.endswith(b"\n") else line
-        if content.endswith(b"\r"):
-            content = content[:-1]
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
         if content and not content.isspace():
             yield number, content

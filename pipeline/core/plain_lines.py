@@ -56,7 +56,7 @@ def _event(plan: _Plan, values: tuple[Any, ...]) -> Event | None:
             normal = normalised(value)
             if normal is None:
                 return None
-            if normal is not value:
+            if normal != value:
                 values = (*values[:position], normal, *values[position + 1 :])
     return plan.make(*values)
 
