@@ -21,8 +21,8 @@ class Words:
         self.texts: list[str | None] = [None]
         """By number."""
         self._numbers = _Numbers(self.texts)
-        self._advertised = _Derived(self, advertised)
-        self._hosts = _Derived(self, host)
+        self._advertised = _Derived(advertised)
+        self._hosts = _Derived(host)
 
     def number(self, text: str | None) -> int:
         return self._numbers[text]
@@ -36,9 +36,9 @@ class Words:
 
     def sources(self, urls: Ints, referrers: Ints) -> Ints:
         """The traffic sources of page views, 0 where it is unknown; by numbers, as `core.sessions.traffic_source` does it by texts."""
-        origins = self._hosts.of(referrers)
-        elsewhere = np.where(origins != self._hosts.of(urls), origins, 0)
-        advertised = self._advertised.of(urls)
+        origins = self._hosts.of(referrers, self)
+        elsewhere = np.where(origins != self._hosts.of(urls, self), origins, 0)
+        advertised = self._advertised.of(urls, self)
         return np.where(advertised > 0, advertised, elsewhere)
 
 
@@ -58,18 +58,16 @@ class _Numbers(dict[str | None, int]):
 class _Derived:
     """What a function makes of texts, by number: it is asked once for each."""
 
-    def __init__(self, words: Words, function: Callable[[str], str | None]) -> None:
-        self._words = words
+    def __init__(self, function: Callable[[str], str | None]) -> None:
         self._function = function
         self._found = np.zeros(1, np.int64)
 
-    def of(self, numbers: Ints) -> Ints:
-        self._found = grown(self._found, len(self._words.texts), _UNKNOWN)
+    def of(self, numbers: Ints, words: Words) -> Ints:
+        self._found = grown(self._found, len(words.texts), _UNKNOWN)
         found = self._found[numbers]
         unknown = found == _UNKNOWN
         if unknown.any():
             for number in np.unique(numbers[unknown]).tolist():
-                made = self._words.number(self._function(self._words.texts[number] or ""))
-                self._found[number] = made
+                self._found[number] = words.number(self._function(words.texts[number] or ""))
             found = self._found[numbers]
         return found

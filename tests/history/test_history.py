@@ -4,6 +4,8 @@ What `History` *says changed* is applied to a picture of what a reader has; at t
 from the whole set. So a change that is not said, or said wrongly, fails too.
 """
 
+import gc
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -235,3 +237,16 @@ def test_what_comes_in_vain_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert reader.late == 300
     assert len(memory.words.texts) < 100
     assert len(memory.names().copies) < 100
+
+
+def test_a_history_is_in_no_cycle() -> None:
+    """A rebuild has one after the other, and looks for no cycles."""
+    gc.disable()
+    try:
+        whole = History(SessionPolicy(), FOREVER)
+        whole.add(arrived([page_view(1, url="https://x.io/?gclid=1", referrer="https://y.io/"), custom_event(2)], utk("a")))
+        parts = [weakref.ref(part) for part in (whole, whole._memory, whole._memory.words)]
+        del whole
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
