@@ -10,7 +10,7 @@
 
 * `pipeline/core/` says what all of it means, as pure functions: `sessions`, `identity`, `timeline` (spec: docs/spec).
   `pipeline/resolve.py` is the same on a file; whatever the workers do must come to its result. `pipeline/history/` is sessions in columns,
-  batch by batch, for `sessionize` and for a rebuild.
+  batch by batch, for `sessionize` and for a rebuild (no I/O in it either).
 * `publish` (files) and the collector (browsers, forms and mails: `pipeline/edge/`) write the raw topics.
 * A part is a consumer group of its own, one or more processes. One that is down holds up nobody but itself.
 * Raw topics are the source of truth and kept for ever. Everything else can be computed again from them (pipeline/bulk/rebuild.py).
