@@ -28,9 +28,8 @@ Publish = Callable[[Iterable["Published"]], None]
 """Publishes records and returns when the broker has them."""
 Encode = Callable[[Event], bytes]
 
-EVENTS_AT_ONCE = 2_500
-"""Events in one query: their hashes stand in its text, of which ClickHouse takes 256 KiB. They are scattered, so that a few hundred of them
-cost nearly as much as all: they lie in as many granules."""
+EVENTS_AT_ONCE = 20_000
+"""Events in one query. They are scattered, so that a few hundred of them cost nearly as much as all: they lie in as many granules."""
 _SEVERAL = """
 SELECT id_hash FROM event_copies
 WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
@@ -39,7 +38,7 @@ GROUP BY id_hash HAVING min(copy) != max(copy)
 _ALL_SEVERAL = "SELECT id_hash FROM event_copies GROUP BY id_hash HAVING min(copy) != max(copy) SETTINGS optimize_aggregation_in_order = 1"
 _COPIES = f"""
 SELECT portal_id, event_id, copy, version, kafka_partition, kafka_offset, {SELECTED} FROM event_rows
-WHERE (portal_id, utk, event_id) IN (SELECT portal_id, utk, event_id FROM event_copies WHERE id_hash IN %(hashes)s)
+WHERE (portal_id, utk, event_id) IN (SELECT portal_id, utk, event_id FROM event_copies WHERE id_hash IN asked_for)
 """
 
 
@@ -141,7 +140,7 @@ def _settle(client: Client, events: Sequence[Told], encode: Encode, publish: Pub
 def told(client: Client, hashes: Sequence[int]) -> list[Told]:
     """The events with these hashes. A copy that was hidden since has two rows, which say the same, the later one with a version above 1."""
     events: dict[tuple[Any, Any], tuple[dict[int, Copy], dict[int, int]]] = {}
-    for portal, event_id, copy, version, partition, offset, *values in client.execute(_COPIES, {"hashes": tuple(hashes)}):
+    for portal, event_id, copy, version, partition, offset, *values in client.execute(_COPIES, external_tables=asked_for(hashes)):
         copies, versions = events.setdefault((portal, event_id), ({}, {}))
         versions[copy] = max(versions.get(copy, 0), version)
         if copy != MERGED:
@@ -150,6 +149,11 @@ def told(client: Client, hashes: Sequence[int]) -> list[Told]:
         Told([copies[copy] for copy in sorted(copies)], versions.pop(MERGED, 0), frozenset(copy for copy in copies if versions[copy] > 1))
         for copies, versions in events.values()
     ]
+
+
+def asked_for(hashes: Iterable[int]) -> list[dict[str, Any]]:
+    """A table of that name, for one query: as many hashes as there may be do not fit into its text (256 KiB)."""
+    return [{"name": "asked_for", "structure": [("id_hash", "UInt64")], "data": [(id_hash,) for id_hash in hashes]}]
 
 
 def _row(event: Event, copy: int, version: int, *, hidden: bool, place: tuple[int, int]) -> Row:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from clickhouse_driver import Client
 
-from pipeline.adapters.event_copies import EVENTS_AT_ONCE, Encode, Publish, Published, Told, told
+from pipeline.adapters.event_copies import EVENTS_AT_ONCE, Encode, Publish, Published, Told, asked_for, told
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, EventId, PortalId, Retraction
 from pipeline.core.retractions import retracted
@@ -27,7 +27,7 @@ _CONCERNED = """
 SELECT DISTINCT id_hash FROM retraction_pairs WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
 """
 _ALL_CONCERNED = "SELECT DISTINCT id_hash FROM retraction_pairs"
-_BESIDE = "SELECT DISTINCT beside FROM retraction_pairs WHERE id_hash IN %(hashes)s"
+_BESIDE = "SELECT DISTINCT beside FROM retraction_pairs WHERE id_hash IN asked_for"
 _VERSIONS = """
 SELECT portal_id, event_id, max(version) FROM retracted_rows WHERE (portal_id, utk, event_id) IN %(places)s GROUP BY portal_id, event_id
 """
@@ -137,7 +137,7 @@ def _closure(client: Client, hashes: Sequence[int]) -> list[int]:
     found = set(hashes)
     ahead = list(hashes)
     while ahead:
-        beside = {near for some in _chunks(ahead) for (near,) in client.execute(_BESIDE, {"hashes": tuple(some)})}
+        beside = {near for some in _chunks(ahead) for (near,) in client.execute(_BESIDE, external_tables=asked_for(some))}
         ahead = sorted(beside - found)
         found |= beside
     return sorted(found)

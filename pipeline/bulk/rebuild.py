@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.adapters import dead_letters, derived_rows, event_copies, kafka, retracting
@@ -41,6 +42,10 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 _TIMEOUT_S = 30.0
+_LARGE = ("event_rows", "event_copies", "session_rows")
+_PARTS_AT_ONCE = 50
+"""ClickHouse merges the parts of these tables when there are so many meanwhile: then a row is merged once or twice and not at every size
+that its part grows to. Readers, of whom there are none yet, would find more parts than usual."""
 
 log = logger("rebuild")
 
@@ -61,10 +66,12 @@ def rebuild(
         done = _Done(progress)
         with crew(plan, done.add) as workers:
             _refuse_used(plan)
+            _alter(plan, f"MODIFY SETTING min_parts_to_merge_at_once = {_PARTS_AT_ONCE}")
             letters = _letters(plan, workers)
             read = _read(plan, workers, letters, done)
             workers.do("settled copies", [Unit("settle copies", settle_copies)])
             _compute(plan, workers, read, done)
+            _alter(plan, "RESET SETTING min_parts_to_merge_at_once")
             _commit(plan)
             done.tell()
 
@@ -150,6 +157,13 @@ def in_group(settings: Settings, part: str, ask: Callable[[Consumer], T]) -> T:
     finally:
         consumer.close()
     return answers[0]
+
+
+def _alter(plan: Plan, how: str) -> None:
+    """The large tables."""
+    with neighbours(plan.settings) as at:
+        for table in _LARGE:
+            at.clickhouse.call(partial(Client.execute, query=f"ALTER TABLE {table} {how}"))
 
 
 def _letters(plan: Plan, workers: Crew) -> dict[str, list[int]]:

@@ -103,6 +103,12 @@ def views(settings: Settings) -> dict[str, list[Any]]:
     return {view: sorted(client.execute(f"SELECT * FROM {view}"), key=repr) for view in VIEWS}
 
 
+def table_settings(settings: Settings) -> dict[str, str]:
+    """How ClickHouse keeps each table: its order and its settings."""
+    query = "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
+    return dict(clickhouse.connect(settings).execute(query))
+
+
 def without_places(rows: list[Any]) -> list[Any]:
     """Failed events, where a copy that came several times may be told from any of its places."""
     return sorted(([*row[:3], *(row[3:5] if row[0] != "conflicting_duplicate" else ()), *row[5:]] for row in rows), key=repr)
@@ -127,6 +133,7 @@ def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Setti
     for view in VIEWS[:-1]:
         assert shown[view] == expected[view], view
     assert without_places(shown["failed_events"]) == without_places(expected["failed_events"])
+    assert table_settings(other) == table_settings(settings)
     assert told == sorted(told)
     assert told[-1][0] == sum(until.values())
     forget(other)
