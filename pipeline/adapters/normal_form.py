@@ -48,13 +48,11 @@ def in_normal_form(type_name: str, frame: pl.DataFrame) -> pl.Series:
 
 
 def _matters(rule: Rule, column: pl.Series) -> bool:
-    """Whether there is anything to check: an optional field may be absent throughout."""
-    return rule.required or rule.default is not None or (rule is not PROPERTIES and column.null_count() < len(column))
+    """Whether there is anything to check in a column: an optional field may be absent throughout, and pairs of texts are form fields."""
+    return rule.required or rule.default is not None or (rule not in (PROPERTIES, FIELDS) and column.null_count() < len(column))
 
 
 def _check(column: pl.Expr, rule: Rule) -> pl.Expr:
-    if rule is FIELDS:
-        return column.is_null()
     if rule.default is not None:
         return column.is_not_null()
     return _CHECKS[rule.normalised](column).fill_null(not rule.required)

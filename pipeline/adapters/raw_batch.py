@@ -3,20 +3,20 @@
 There are three ways, the fast one first, and all give the same (few records go the third way: columns cost 3 ms to begin with):
 1. records that are whole and in normal form are events as they stand: columns, checked as columns;
 2. records that are whole but not in normal form: columns, then `parse_avro`;
-3. all others (damaged, or with form fields), and those of schemas that are not ours: one at a time, then `parse_avro`.
+3. all others (damaged, mostly), and those of schemas that columns cannot hold: one at a time, then `parse_avro`.
 A record that cannot become an event is refused; its neighbours do not notice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import compress
 from typing import Any
 
 import msgspec
 import polars as pl
 
-from pipeline.adapters.avro_reader import HEADER_BYTES, MAX_BYTES, SchemaReader, UnreadableError
+from pipeline.adapters.avro_reader import HEADER_BYTES, MAX_BYTES, Kind, SchemaReader, UnreadableError, kinds
 from pipeline.adapters.contracts import load_schemas, load_topics
 from pipeline.adapters.normal_form import in_normal_form
 from pipeline.core.events import TYPES, Event
@@ -141,25 +141,40 @@ def _outcomes(
     schema: SchemaReader, rows: Sequence[int], values: Sequence[bytes], batches: list[EventColumns]
 ) -> Iterable[tuple[int, Event | Refused]]:
     """Adds what is in normal form to `batches`, and gives what became of the others."""
-    whole, frame, rest = schema.read(values) if len(values) > FEW else ([], pl.DataFrame(), list(range(len(values))))
+    in_columns = len(values) > FEW and _has_our_types(schema)
+    whole, frame, rest = schema.read(values) if in_columns else ([], pl.DataFrame(), list(range(len(values))))
     if whole:
-        frame = frame.select(_today(schema.record, frame))
-        normal = in_normal_form(schema.record, frame)
+        today = frame.select(_today(schema.record, frame))
+        normal = in_normal_form(schema.record, today)
+        newer = set(frame.columns).difference(today.columns)
+        for name in newer:
+            normal &= frame[name].is_null()
         if normal.all():
             taken = [rows[at] for at in whole] if rest else list(rows)
-            batches.append(EventColumns(schema.record, taken, frame))
+            batches.append(EventColumns(schema.record, taken, today))
         else:
             taken = [rows[at] for at in compress(whole, normal)]
-            kept = frame.filter(normal)
-            batches.append(EventColumns(schema.record, taken, kept))
-            odd = frame.filter(~normal).iter_rows(named=True)
-            for at, record in zip(compress(whole, ~normal), odd, strict=True):
+            batches.append(EventColumns(schema.record, taken, today.filter(normal)))
+            odd = list(compress(whole, ~normal))
+            records = map(schema.read_one, (values[at] for at in odd)) if newer else today.filter(~normal).iter_rows(named=True)
+            for at, record in zip(odd, records, strict=True):
                 yield rows[at], parse_avro(schema.record, record)
     for at in rest:
         try:
             yield rows[at], parse_avro(schema.record, schema.read_one(values[at]))
         except UnreadableError as error:
             yield rows[at], Refused(Reason.MALFORMED_AVRO, f"the value: {error}")
+
+
+def _has_our_types(schema: SchemaReader) -> bool:
+    """Whether its fields, as far as we know them, are of the types of today's schema: a producer's own may say anything."""
+    ours = _kinds(schema.record)
+    return all(ours.get(name, kind) == kind for name, kind in schema.kinds.items())
+
+
+@cache
+def _kinds(record: str) -> dict[str, Kind]:
+    return kinds(load_schemas()[record][-1].json)
 
 
 def _today(record: str, frame: pl.DataFrame) -> list[pl.Expr]:

@@ -32,6 +32,7 @@ BUSY_MACHINE = effort(deadline=None, suppress_health_check=[HealthCheck.too_slow
 REGISTRY = Registry(Settings(schema_registry=SchemaRegistry()))
 PAGE_VIEW = builders.page_view(1, title="Hello", referrer="https://example.com/before", properties={"plan": "pro"})
 VALUE = REGISTRY.encode_event(PAGE_VIEW)
+FORM = builders.form_submission(1, fields={"a": "b"})
 
 
 def schema_of(record: str) -> dict[str, Any]:
@@ -245,8 +246,7 @@ def test_bytes_that_stand_for_nothing_are_not_guessed() -> None:
 
 def test_an_array_of_a_billion_fields_reserves_nothing() -> None:
     """A few bytes that promise a billion form fields are refused without memory for them."""
-    form = builders.form_submission(1, fields={"a": "b"})
-    value = REGISTRY.encode_event(form)
+    value = REGISTRY.encode_event(FORM)
     at = value.index(b"\x02\x02\x02a\x02b\x00")
     bomb = value[: at + 1] + writer("long")(10**9) + value[at + 2 :]
     tracemalloc.start()
@@ -257,8 +257,23 @@ def test_an_array_of_a_billion_fields_reserves_nothing() -> None:
 
 def test_form_fields_keep_order_and_repeated_names() -> None:
     """What JSON cannot say, Avro can: a name twice."""
-    form = builders.form_submission(1, fields=[("b", "1"), ("a", "2"), ("b", "3")])
-    assert decoded([REGISTRY.encode_event(form)]) == [form]
+    forms = [builders.form_submission(1, fields=[("b", "1"), ("a", ""), ("b", "ü" * 100)]), builders.form_submission(2, fields=None)]
+    assert decoded(REGISTRY.encode_events(forms)) == forms
+
+
+@pytest.mark.parametrize("fields", [[], [{"name": "a", "value": "b"}], [{"name": "", "value": "b" * 9_000}] * 3])
+def test_form_fields_that_others_write_in_blocks_with_their_size_are_read(fields: list[dict[str, str]]) -> None:
+    """Avro allows an array in several blocks, of negative counts with their sizes: the Java library writes such."""
+    text, long = writer("string"), writer("long")
+    items = [text(field["name"]) + text(field["value"]) for field in fields]
+    array = b"".join(long(-1) + long(len(item)) + item for item in items) + b"\x00"
+    whole = REGISTRY.encode_event(FORM)
+    value = whole.replace(b"\x02\x02\x02a\x02b\x00", b"\x02" + array)
+    assert value != whole
+    outcome, neighbour = decoded([value, whole])
+    assert isinstance(outcome, Event)
+    assert getattr(outcome, "fields") == (tuple((field["name"], field["value"]) for field in fields) or None)  # noqa: B009
+    assert neighbour == FORM
 
 
 def test_a_batch_of_one_type_is_one_batch_of_columns() -> None:
@@ -354,20 +369,62 @@ def test_an_older_version_is_read_with_its_own_schema() -> None:
     assert decoded([value, VALUE], registry=registry) == [PAGE_VIEW, PAGE_VIEW]
 
 
-def test_a_field_of_a_newer_version_is_kept_as_an_extra() -> None:
+@pytest.mark.parametrize(
+    ("event", "name", "type_", "value"),
+    [
+        (PAGE_VIEW, "occurred_at", "string", "2024-01-01T00:00:00Z"),
+        (PAGE_VIEW, "occurred_at", "double", 1.7e12),
+        (PAGE_VIEW, "portal_id", "string", "7"),
+        (PAGE_VIEW, "utk", "long", 7),
+        (PAGE_VIEW, "title", ["null", "long"], 7),
+        (PAGE_VIEW, "url", ["null", "string"], None),
+        (PAGE_VIEW, "new_browser_session", "string", "yes"),
+        (PAGE_VIEW, "new_browser_session", ["null", "boolean"], None),
+        (PAGE_VIEW, "properties", ["null", "boolean"], True),
+        (FORM, "fields", ["null", "string"], "a"),
+        (FORM, "fields", ["null", {"type": "array", "items": "string"}], ["a"]),
+        (FORM, "use_cookie", "long", 1),
+    ],
+)
+def test_a_field_of_another_type_is_what_its_value_is(event: Event, name: str, type_: Any, value: Any) -> None:
+    """A registry lets anybody register anything under our records' names. It is parsed or refused as it is one by one, never trusted."""
+    today = schema_of(event.type)
+    other = {**today, "fields": [{"name": name, "type": type_} if field["name"] == name else field for field in today["fields"]]}
+    encoded = io.BytesIO()
+    record = builders.as_decoded(event) | {name: value}
+    fastavro.schemaless_writer(encoded, other, record)
+    registry = Registry(Settings(schema_registry=SchemaRegistry()))
+    registry._readers[99] = SchemaReader(other)
+    framed_value = b"\x00" + (99).to_bytes(4) + encoded.getvalue()
+    assert decoded([framed_value, framed_value], registry=registry) == [parse_avro(event.type, record)] * 2
+
+
+PAIR = {"type": "record", "name": "pair", "fields": [{"name": "name", "type": "string"}, {"name": "value", "type": "string"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "values"),
+    [
+        ([("language", "string"), ("scores", {"type": "array", "items": "int"})], {"language": "de", "scores": [1, 2]}),
+        ([("language", "string")], {"language": "de"}),
+        ([("language", ["null", "string"]), ("clicks", ["null", "long"])], {"language": None, "clicks": 3}),
+        ([("labels", ["null", {"type": "array", "items": PAIR}])], {"labels": [{"name": "a", "value": "1"}]}),
+        ([("language", ["null", "string"]), ("labels", ["null", {"type": "array", "items": PAIR}])], {"language": None, "labels": None}),
+    ],
+    ids=["array", "flat", "optional", "pairs", "absent"],
+)
+def test_a_field_of_a_newer_version_is_kept_as_an_extra(fields: list[tuple[str, Any]], values: dict[str, Any]) -> None:
     """A producer that is ahead of us loses nothing: what we do not know goes into the properties."""
     today = schema_of("page_view")
-    newer = {
-        **today,
-        "fields": [*today["fields"], {"name": "language", "type": "string"}, {"name": "scores", "type": {"type": "array", "items": "int"}}],
-    }
+    newer = {**today, "fields": [*today["fields"], *({"name": name, "type": type_} for name, type_ in fields)]}
     encoded = io.BytesIO()
-    fastavro.schemaless_writer(encoded, newer, builders.as_decoded(PAGE_VIEW) | {"language": "de", "scores": [1, 2]})
+    fastavro.schemaless_writer(encoded, newer, builders.as_decoded(PAGE_VIEW) | values)
     registry = Registry(Settings(schema_registry=SchemaRegistry()))
     registry._readers[99] = SchemaReader(newer)
-    (outcome,) = decoded([b"\x00" + (99).to_bytes(4) + encoded.getvalue()], registry=registry)
+    outcome, neighbour = decoded([b"\x00" + (99).to_bytes(4) + encoded.getvalue(), VALUE], registry=registry)
     assert isinstance(outcome, Event)
-    assert getattr(outcome, "properties") == normal_text({"plan": "pro", "language": "de", "scores": [1, 2]})  # noqa: B009
+    assert getattr(outcome, "properties") == normal_text({"plan": "pro"} | {n: v for n, v in values.items() if v is not None})  # noqa: B009
+    assert neighbour == PAGE_VIEW
 
 
 @pytest.mark.parametrize(
