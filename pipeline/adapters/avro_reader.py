@@ -103,7 +103,8 @@ class ColumnReader:
         if walk.pairs:
             body = b"".join(_without_pairs(values[row], walk.pairs.get(row, ())) for row in rows)
         frame = self._container.read(len(rows), body)
-        return _texts(rows, frame.with_columns(_columns_of_pairs(rows, walk.pairs)))
+        pairs = [_column_of_pairs(field.name, rows, walk.pairs) for field in self._fields if field.kind == "pairs"]
+        return _texts(rows, frame.with_columns(pairs))
 
 
 Pairs = tuple[tuple[str, str], ...]
@@ -128,12 +129,9 @@ def _without_pairs(value: bytes, places: Sequence[_Place]) -> bytes:
     return b"".join([*pieces, value[at:]])
 
 
-def _columns_of_pairs(rows: Sequence[int], found: Mapping[int, Sequence[_Place]]) -> list[pl.Series]:
-    by_field: dict[str, dict[int, Pairs]] = {}
-    for row, places in found.items():
-        for place in places:
-            by_field.setdefault(place.field, {})[row] = place.pairs
-    return [pl.Series(field, [pairs.get(row) or None for row in rows], pl.Object) for field, pairs in by_field.items()]
+def _column_of_pairs(field: str, rows: Sequence[int], found: Mapping[int, Sequence[_Place]]) -> pl.Series:
+    pairs = {row: place.pairs for row, places in found.items() for place in places if place.field == field}
+    return pl.Series(field, [pairs.get(row) or None for row in rows], pl.Object)
 
 
 def _pairs(body: bytes, at: int, end: int) -> tuple[Pairs, int]:

@@ -23,8 +23,10 @@ from pipeline.core.events import TYPES, Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_avro
 
-_KINDS = dict.fromkeys(("portal_id", "occurred_at", "received_at"), pl.Int64) | dict.fromkeys(
-    ("new_browser_session", "bot", "create_new_contact", "use_cookie"), pl.Boolean
+_TYPES: dict[str, type[pl.DataType]] = (
+    dict.fromkeys(("portal_id", "occurred_at", "received_at"), pl.Int64)
+    | dict.fromkeys(("new_browser_session", "bot", "create_new_contact", "use_cookie"), pl.Boolean)
+    | {"fields": pl.Object}
 )
 """Types of columns that are no texts."""
 FEW = 64
@@ -68,11 +70,11 @@ class EventColumns:
         )
 
     def frame(self) -> pl.DataFrame:
-        """The fields as columns of polars, form fields aside."""
+        """The fields as columns of polars; the pairs of form fields are objects."""
         if self.table is not None:
             return self.table
-        flat = {name: values for name, values in self.columns.items() if name != "fields"}
-        return pl.DataFrame([pl.Series(name, values, _KINDS.get(name, pl.String)) for name, values in flat.items()])
+        names = [field["name"] for field in load_schemas()[self.type][-1].json["fields"]]
+        return pl.DataFrame([pl.Series(name, self.columns[name], _TYPES.get(name, pl.String)) for name in names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _outcomes(
     in_columns = len(values) > FEW and _has_our_types(schema)
     whole, frame, rest = schema.read(values) if in_columns else ([], pl.DataFrame(), list(range(len(values))))
     if whole:
-        today = frame.select(_today(schema.record, frame))
+        today = _today(schema.record, frame)
         normal = in_normal_form(schema.record, today)
         newer = set(frame.columns).difference(today.columns)
         for name in newer:
@@ -177,10 +179,12 @@ def _kinds(record: str) -> dict[str, Kind]:
     return kinds(load_schemas()[record][-1].json)
 
 
-def _today(record: str, frame: pl.DataFrame) -> list[pl.Expr]:
+def _today(record: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The columns of today's schema: what an older one lacks has its default."""
-    fields = load_schemas()[record][-1].json["fields"]
-    return [pl.col(f["name"]) if f["name"] in frame.columns else pl.lit(f["default"]).alias(f["name"]) for f in fields]
+    fields = {field["name"]: field for field in load_schemas()[record][-1].json["fields"]}
+    missing = fields.keys() - set(frame.columns)
+    defaults = [pl.Series(name, [fields[name]["default"]] * frame.height, _TYPES.get(name, pl.String)) for name in missing]
+    return frame.with_columns(defaults).select(*fields)
 
 
 def _as_lists(type_name: str, frame: pl.DataFrame) -> dict[str, list[Any]]:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _TIMEOUT_S = 30.0
 _LARGE = ("event_rows", "event_copies", "session_rows")
-_PARTS_AT_ONCE = 50
+_PARTS_AT_ONCE = 100
 """ClickHouse merges the parts of these tables when there are so many meanwhile: then a row is merged once or twice and not at every size
 that its part grows to. Readers, of whom there are none yet, would find more parts than usual."""
 

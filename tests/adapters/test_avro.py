@@ -10,6 +10,8 @@ from unittest.mock import patch
 import avro.io
 import avro.schema
 import fastavro
+import msgspec
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
@@ -35,6 +37,26 @@ VALUE = REGISTRY.encode_event(PAGE_VIEW)
 FORM = builders.form_submission(1, fields={"a": "b"})
 
 
+def column(type_: Any) -> Any:
+    """The type of the column that a field of a raw record becomes."""
+    match type_:
+        case ["null", inner]:
+            return column(inner)
+        case {"type": "array"}:
+            return pl.Object
+        case {"type": inner}:
+            return column(inner)
+    return {"long": pl.Int64, "boolean": pl.Boolean, "string": pl.String}[type_]
+
+
+COLUMNS = {
+    record: {field["name"]: column(field["type"]) for field in versions[-1].json["fields"]}
+    for record, versions in load_schemas().items()
+    if record in TYPES
+}
+"""Whatever the events of a type come from, their columns are the same: they are put together."""
+
+
 def schema_of(record: str) -> dict[str, Any]:
     return without_logical_types(dict(load_schemas()[record][-1].json))  # type: ignore[no-any-return]
 
@@ -54,6 +76,7 @@ def outcomes(decoded: Decoded, count: int) -> list[Event | Refused]:
     """What became of each record of a batch, in order; fails if a position is there twice or not at all."""
     by_row: list[tuple[int, Event | Refused]] = [*decoded.refused]
     for batch in decoded.batches:
+        assert batch.frame().schema == COLUMNS[batch.type]
         by_row += zip(batch.rows, batch.events(), strict=True)
     assert sorted(row for row, _ in by_row) == list(range(count))
     return [outcome for _, outcome in sorted(by_row, key=lambda entry: entry[0])]
@@ -357,16 +380,19 @@ def test_a_record_that_is_no_valid_event_is_refused_with_its_reason(changes: dic
 # --- other versions
 
 
-def test_an_older_version_is_read_with_its_own_schema() -> None:
-    """Fields that it does not have yet are absent, in columns as well as one by one."""
-    today = schema_of("page_view")
-    older = {**today, "fields": [field for field in today["fields"] if field["name"] not in ("hstc", "hssc", "new_browser_session")]}
-    encoded = io.BytesIO()
-    fastavro.schemaless_writer(encoded, older, builders.as_decoded(PAGE_VIEW))
-    registry = Registry(Settings(schema_registry=SchemaRegistry()))
-    registry._readers[99] = SchemaReader(older)
-    value = b"\x00" + (99).to_bytes(4) + encoded.getvalue()
-    assert decoded([value, VALUE], registry=registry) == [PAGE_VIEW, PAGE_VIEW]
+@pytest.mark.parametrize("event", [PAGE_VIEW, FORM], ids=["page_view", "form_submission"])
+def test_an_older_version_is_read_with_its_own_schema(event: Event) -> None:
+    """Fields that it does not have yet are absent, in columns as well as one by one; alone and beside records of today."""
+    today = schema_of(event.type)
+    for without, default in [(field["name"], field["default"]) for field in today["fields"] if "default" in field]:
+        older = {**today, "fields": [field for field in today["fields"] if field["name"] != without]}
+        encoded = io.BytesIO()
+        fastavro.schemaless_writer(encoded, older, builders.as_decoded(event))
+        registry = Registry(Settings(schema_registry=SchemaRegistry()))
+        registry._readers[99] = SchemaReader(older)
+        value = b"\x00" + (99).to_bytes(4) + encoded.getvalue()
+        without_it = msgspec.structs.replace(event, **{without: default})
+        assert decoded([value, REGISTRY.encode_event(event)], registry=registry) == [without_it, event]
 
 
 @pytest.mark.parametrize(
