@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.adapters import dead_letters, kafka
 from pipeline.adapters.avro import Registry
-from pipeline.adapters.avro_reader import MAX_BYTES
+from pipeline.adapters.avro_columns import MAX_BYTES
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.adapters.topics import create_topics
 from pipeline.core.events import Event

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from pipeline.adapters.avro_reader import HEADER_BYTES, MAX_BYTES, Kind, SchemaReader, UnreadableError, kinds
+from pipeline.adapters.avro_columns import HEADER_BYTES, MAX_BYTES, Kind, kinds
+from pipeline.adapters.avro_reader import SchemaReader, UnreadableError
 from pipeline.adapters.contracts import load_schemas, load_topics
 from pipeline.adapters.normal_form import in_normal_form
 from pipeline.core.events import TYPES, Event
@@ -180,10 +181,10 @@ def _kinds(record: str) -> dict[str, Kind]:
 
 
 def _today(record: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """The columns of today's schema: what an older one lacks has its default."""
+    """The columns of today's schema: what another version lacks has its default, or is absent."""
     fields = {field["name"]: field for field in load_schemas()[record][-1].json["fields"]}
     missing = fields.keys() - set(frame.columns)
-    defaults = [pl.Series(name, [fields[name]["default"]] * frame.height, _TYPES.get(name, pl.String)) for name in missing]
+    defaults = [pl.Series(name, [fields[name].get("default")] * frame.height, _TYPES.get(name, pl.String)) for name in missing]
     return frame.with_columns(defaults).select(*fields)
 
 

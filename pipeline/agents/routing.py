@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.adapters import kafka
-from pipeline.adapters.avro_reader import MAX_BYTES
+from pipeline.adapters.avro_columns import MAX_BYTES
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import RefusedError
 from pipeline.agents.decoding import Decode, placed_events

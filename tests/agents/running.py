@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.adapters import kafka
-from pipeline.adapters.avro_reader import MAX_BYTES
+from pipeline.adapters.avro_columns import MAX_BYTES
 from pipeline.agents.health import directory
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, work

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.adapters.avro_reader import MAX_BYTES
+from pipeline.adapters.avro_columns import MAX_BYTES
 from pipeline.adapters.topics import create_topics
 from pipeline.agents.sessionize import sessionize
 from pipeline.agents.worker import wait_for_topics

@@ -11,7 +11,8 @@ import fastavro
 import pytest
 
 from pipeline.adapters.avro import Registry
-from pipeline.adapters.avro_reader import HEADER_BYTES, without_logical_types
+from pipeline.adapters.avro_columns import HEADER_BYTES
+from pipeline.adapters.avro_reader import without_logical_types
 from pipeline.adapters.contracts import SchemaVersion, load_schemas
 from pipeline.core.events import TYPES, Event
 from pipeline.core.parsing import parse_avro
@@ -89,10 +90,11 @@ def test_we_write_the_bytes_that_the_official_library_writes(
 def test_we_read_what_the_official_library_writes(registry: Registry, version: SchemaVersion, example: Mapping[str, Any]) -> None:
     """Our decoder gives the example back."""
     value = b"\x00" + version.schema_id.to_bytes(4) + official_bytes(version, example)
-    assert registry.decode(value) == example
     if version.name in TYPES:
         (batch,) = registry.decode_events([value]).batches
         assert batch.events() == [event_of(version, example)]
+    else:
+        assert registry.decode(value) == example
 
 
 def test_every_record_has_an_example_with_and_one_without_its_optional_fields() -> None:
