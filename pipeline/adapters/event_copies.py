@@ -28,8 +28,10 @@ Publish = Callable[[Iterable["Published"]], None]
 """Publishes records and returns when the broker has them."""
 Encode = Callable[[Event], bytes]
 
-EVENTS_AT_ONCE = 20_000
-"""Events in one query. They are scattered, so that a few hundred of them cost nearly as much as all: they lie in as many granules."""
+EVENTS_AT_ONCE = 2_500
+"""Events in one query, with all that their copies say in memory ..."""
+ALL_AT_ONCE = 10_000
+"""... and when all are looked at: they are scattered, so that a few hundred cost as much as thousands, the reading of every granule."""
 _SEVERAL = """
 SELECT id_hash FROM event_copies
 WHERE id_hash IN (SELECT id_hash FROM event_checks WHERE batch = %(check)s)
@@ -64,19 +66,19 @@ class Told(NamedTuple):
 
 def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
     """Does all of the above for the events whose arrivals are named by `check`; how many had several copies that were not merged yet."""
-    return _settle_hashes(client, client.execute(_SEVERAL, {"check": check}), encode, publish)
+    return _settle_hashes(client, client.execute(_SEVERAL, {"check": check}), encode, publish, EVENTS_AT_ONCE)
 
 
 def settle_all(client: Client, encode: Encode, publish: Publish) -> int:
     """The same for all events that there are."""
-    return _settle_hashes(client, client.execute(_ALL_SEVERAL), encode, publish)
+    return _settle_hashes(client, client.execute(_ALL_SEVERAL), encode, publish, ALL_AT_ONCE)
 
 
-def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish) -> int:
+def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish, at_once: int) -> int:
     hashes = [id_hash for (id_hash,) in found]
     settled = 0
-    for start in range(0, len(hashes), EVENTS_AT_ONCE):
-        events = told(client, hashes[start : start + EVENTS_AT_ONCE])
+    for start in range(0, len(hashes), at_once):
+        events = told(client, hashes[start : start + at_once])
         unsettled = [event for event in events if event.merged_version < len(event.copies)]
         _settle(client, unsettled, encode, publish)
         settled += len(unsettled)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from clickhouse_driver import Client
 
-from pipeline.adapters.event_copies import EVENTS_AT_ONCE, Encode, Publish, Published, Told, asked_for, told
+from pipeline.adapters.event_copies import ALL_AT_ONCE, EVENTS_AT_ONCE, Encode, Publish, Published, Told, asked_for, told
 from pipeline.core.copies import merge
 from pipeline.core.events import Event, EventId, PortalId, Retraction
 from pipeline.core.retractions import retracted
@@ -43,18 +43,18 @@ Row = tuple[int, str, str, int, str | None, int]
 
 def settle(client: Client, check: int, encode: Encode, publish: Publish) -> int:
     """Does all of the above for the events whose arrivals are named by `check`; how many events were decided about."""
-    return _settle_hashes(client, client.execute(_CONCERNED, {"check": check}), encode, publish)
+    return _settle_hashes(client, client.execute(_CONCERNED, {"check": check}), encode, publish, EVENTS_AT_ONCE)
 
 
 def settle_all(client: Client, encode: Encode, publish: Publish) -> int:
     """The same for all events that there are."""
-    return _settle_hashes(client, client.execute(_ALL_CONCERNED), encode, publish)
+    return _settle_hashes(client, client.execute(_ALL_CONCERNED), encode, publish, ALL_AT_ONCE)
 
 
-def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish) -> int:
+def _settle_hashes(client: Client, found: Sequence[tuple[int]], encode: Encode, publish: Publish, at_once: int) -> int:
     settled = 0
-    for some in _chunks([id_hash for (id_hash,) in found]):
-        events = [event for hashes in _chunks(_closure(client, some)) for event in told(client, hashes)]
+    for some in _chunks([id_hash for (id_hash,) in found], at_once):
+        events = [event for hashes in _chunks(_closure(client, some), at_once) for event in told(client, hashes)]
         known = _versions(client, events)
         verdicts = [verdict for verdict in judged(events) if known[_id(verdict.event)] < verdict.version]
         publish(dict.fromkeys(record for verdict in verdicts for record in verdict.for_cookies(encode)))
@@ -137,11 +137,11 @@ def _closure(client: Client, hashes: Sequence[int]) -> list[int]:
     found = set(hashes)
     ahead = list(hashes)
     while ahead:
-        beside = {near for some in _chunks(ahead) for (near,) in client.execute(_BESIDE, external_tables=asked_for(some))}
+        beside = {near for (near,) in client.execute(_BESIDE, external_tables=asked_for(ahead))}
         ahead = sorted(beside - found)
         found |= beside
     return sorted(found)
 
 
-def _chunks(whole: Sequence[T], size: int = EVENTS_AT_ONCE) -> Iterator[Sequence[T]]:
+def _chunks(whole: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (whole[start : start + size] for start in range(0, len(whole), size))
