@@ -134,8 +134,10 @@ class History:
         """Of rows: whether they belong before what is remembered of their cookies."""
         base = self._base[rows["cookie"]]
         ended, last = base["ended_at"], base["last_event_id"]
-        before: Flags = (base["number"] > 0) & ((rows["at"] < ended) | ((rows["at"] == ended) & (rows["id"] <= last)))
-        return before
+        before: Flags = (rows["at"] < ended) | ((rows["at"] == ended) & (rows["id"] <= last))
+        again = (rows["id"] == last) | (rows["id"] == base["first_event_id"])  # a copy that says another time
+        forgotten: Flags = (base["number"] > 0) & (before | again)
+        return forgotten
 
     def _distinct(self, new: Rows) -> tuple[Rows, Ints]:
         """The rows that say something new, one for each event, and the numbers of those that they are to replace."""

@@ -173,6 +173,17 @@ def test_an_event_before_what_is_forgotten_is_late_and_counted() -> None:
     assert (len(reader.shown), reader.late) == (3, 1)
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["first", "last"])
+def test_a_copy_of_what_a_forgotten_session_began_or_ended_with_begins_no_other(number: int) -> None:
+    """It says a later time than it did. Another session with the same id, that of its first event, would take the first one's place."""
+    reader = Reader(SessionPolicy(), Retention(DAY, 1_000))
+    in_batches(reader, [[page_view(0), page_view(1, at=START + HOUR // 4)], [page_view(2, at=START + 4 * DAY)]])
+    reader.restart()
+    in_batches(reader, [[page_view(number, at=START + 5 * DAY)]])
+    assert [session.started_at for session in reader.sessions(1, utk("a"))] == [START, START + 4 * DAY]
+    assert reader.late == 1
+
+
 def test_a_retraction_of_what_may_be_forgotten_is_counted_as_late_once() -> None:
     reader = Reader(SessionPolicy(), Retention(DAY, 1_000))
     in_batches(reader, [[page_view(n, at=START + n * DAY)] for n in range(4)])
@@ -231,7 +242,7 @@ def test_what_comes_in_vain_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> 
     in_batches(reader, [[custom_event(1, utk="a"), page_view(2, at=START + 9 * DAY)]])
     for number in range(300):
         in_batches(
-            reader, [[custom_event(1, utk="a", at=START + 9 * DAY + 1), page_view(number + 10, at=START - 1, url=f"https://x.io/{number}")]]
+            reader, [[custom_event(3, utk="a", at=START + 9 * DAY + 1), page_view(number + 10, at=START - 1, url=f"https://x.io/{number}")]]
         )
     memory = reader._history._memory
     assert reader.late == 300
