@@ -46,6 +46,7 @@ _LARGE = ("event_rows", "event_copies", "session_rows")
 _PARTS_AT_ONCE = 100
 """ClickHouse merges the parts of these tables when there are so many meanwhile: then a row is merged once or twice and not at every size
 that its part grows to. Readers, of whom there are none yet, would find more parts than usual."""
+_SETTING = "min_parts_to_merge_at_once"
 
 log = logger("rebuild")
 
@@ -66,12 +67,12 @@ def rebuild(
         done = _Done(progress)
         with crew(plan, done.add) as workers:
             _refuse_used(plan)
-            _alter(plan, f"MODIFY SETTING min_parts_to_merge_at_once = {_PARTS_AT_ONCE}")
+            _set_merges(plan, f"MODIFY SETTING {_SETTING} = {_PARTS_AT_ONCE}")
             letters = _letters(plan, workers)
             read = _read(plan, workers, letters, done)
             workers.do("settled copies", [Unit("settle copies", settle_copies)])
             _compute(plan, workers, read, done)
-            _alter(plan, "RESET SETTING min_parts_to_merge_at_once")
+            _set_merges(plan, f"RESET SETTING {_SETTING}")
             _commit(plan)
             done.tell()
 
@@ -159,9 +160,12 @@ def in_group(settings: Settings, part: str, ask: Callable[[Consumer], T]) -> T:
     return answers[0]
 
 
-def _alter(plan: Plan, how: str) -> None:
-    """The large tables."""
+def _set_merges(plan: Plan, how: str) -> None:
+    """Of the large tables. A server too old to know the setting merges as it always does."""
+    known = "SELECT count() FROM system.merge_tree_settings WHERE name = %(name)s"
     with neighbours(plan.settings) as at:
+        if at.clickhouse.call(partial(Client.execute, query=known, params={"name": _SETTING})) == [(0,)]:
+            return
         for table in _LARGE:
             at.clickhouse.call(partial(Client.execute, query=f"ALTER TABLE {table} {how}"))
 

@@ -208,6 +208,17 @@ def test_a_used_installation_is_refused(settings: Settings, tmp_path: Path) -> N
         rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
 
 
+def test_a_clickhouse_too_old_to_delay_merges_rebuilds_as_well(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting spares work, nothing more."""
+    monkeypatch.setattr("pipeline.bulk.rebuild._SETTING", "no_setting_of_this_name")
+    topics.create_topics(settings)
+    clickhouse.migrate(settings)
+    published(settings, [line(ASTRAY)], tmp_path)
+    mine = settings.model_copy(update={"data_dir": tmp_path})
+    rebuild(mine, Policy(), raw_ends(mine), lambda *_: None)
+    assert len(views(mine)["events"]) == 1
+
+
 def test_a_flood_of_refused_records_ends_it_before_they_are_buried(settings: Settings, tmp_path: Path) -> None:
     """Letters are common to all generations: with a wrong registry a rebuild would bury all that the live one has stored."""
     topics.create_topics(settings)
