@@ -227,6 +227,7 @@ def test_after_a_no_canaries_are_nowhere(world: World, browser: Browser, portal:
         browser.settles()
         browser.find_element(By.NAME, "email").send_keys(f"{page}-{world.visit}@x.io")
         browser.find_element(By.ID, "send").click()
+        until(lambda page=page: browser.current_url != world.url(portal, page), "it leads elsewhere")  # type: ignore[misc]
     until(lambda: len(world.forms()) == 2, "both forms")
     assert {(form.email, form.utk, form.ip, form.user_agent) for form in world.forms()} == {
         (f"form-{world.visit}@x.io", None, None, None),

@@ -34,4 +34,4 @@ def test_a_form_posted_to_the_collector(world: World, browser: Browser) -> None:
     until(world.forms, "the form")
     (form,) = world.forms()
     assert (form.form_id, form.email, form.utk, form.fields) == ("posted", "ann@x.io", view.utk, (("email", "ann@x.io"),))
-    assert browser.current_url == "http://www.site.localhost/thanks"
+    until(lambda: browser.current_url == "http://www.site.localhost/thanks", "the thanks")
