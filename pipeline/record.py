@@ -63,6 +63,7 @@ CHECK_S = 60.0
 _CONSUME = 10_000
 _CONSUME_S = 0.05
 _HEALTH_EVERY_S = 1.0
+_REACH_S = 5.0
 _CONSUMER = {
     "partition.assignment.strategy": "roundrobin",  # see 0011: cooperative rebalances are unsafe for static members
     "session.timeout.ms": 12_000,
@@ -103,7 +104,7 @@ def _leave_after(stop: threading.Event) -> None:
 def recorder(settings: Settings, stop: threading.Event) -> "Recorder":
     """A recorder whose neighbours are there: waits for Kafka and ClickHouse, checks the topics, and brings the tables up to date."""
     complaints = Complaints(log)
-    until_there(lambda: kafka.reach(settings, 5.0), kafka.AwayError, stop, complaints)
+    until_there(lambda: kafka.reach(settings, _REACH_S), kafka.AwayError, stop, complaints)
     until_there(lambda: _migrate(settings), clickhouse.AwayError, stop, complaints)
     topics.check_topics(settings, PART)
     until_there(lambda: _check_recorded(settings), clickhouse.AwayError, stop, complaints)
@@ -151,7 +152,9 @@ class Recorder:
         self._complaints = Complaints(log)
         member = kafka.member_name(settings, PART)
         static = {"group.instance.id": member} if member else {}
-        self._consumer: Consumer = kafka.consumer(settings, PART, **_CONSUMER, **static)
+        self._troubles: list[KafkaError] = []
+        """Of the connections, since the last read: librdkafka tells them beside the records."""
+        self._consumer: Consumer = kafka.consumer(settings, PART, **_CONSUMER, **static, error_cb=self._troubles.append)
         self._producer = PatientProducer(settings, self._pause, self._complaints)
         self._clickhouse = PatientClickHouse(settings, self._pause, self._complaints)
         self._logical = {kafka.topic_name(settings, topic): topic for topic in TOPICS}
@@ -193,6 +196,8 @@ class Recorder:
         errors = [error for message in messages if (error := message.error()) is not None]
         for message in messages if errors else ():
             self._on_error(message)
+        while self._troubles:
+            self._on_trouble(self._troubles.pop(0))
         self._pending.add([message for message in messages if message.error() is None] if errors else messages, time.monotonic())
         self._begin()
         self._report_health()
@@ -220,6 +225,19 @@ class Recorder:
         if (ended := kafka.ended(self._settings, error)) is not None:
             raise ended
         self._complaints.say("waiting for Kafka", error=error.str())
+
+    def _on_trouble(self, trouble: KafkaError) -> None:
+        """UserError if waiting does not mend it: a broker that does not let us in any more looks much like one that is away."""
+        if (ended := kafka.ended(self._settings, trouble)) is not None:
+            raise ended
+        if trouble.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - its public name
+            self._complaints.say("waiting for Kafka", error=trouble.str())
+        if trouble.code() not in kafka.LOCKED_OUT:
+            return
+        try:
+            kafka.reach(self._settings, _REACH_S)
+        except kafka.AwayError as error:
+            self._complaints.say("waiting for Kafka", error=str(error))
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         """Partitions are somebody else's now, who begins where we committed."""

@@ -17,6 +17,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `_commit` (thread) | a commit that fails is tried again; Faust's would end the worker |
 | `_commit_offsets` | what failed counts as not committed; and Faust draws a table of the offsets each time, for a log that nobody reads |
 | `_fetch_records`, `_commit` | a right that was taken away ends the worker with a message; Faust would wait for ever |
+| `_get_conn` (aiokafka) | so does a password that is no longer ours: to aiokafka a broker that refuses it is one that is away |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
 They are private names, so the versions of both libraries are pinned and `check_hooks` runs at every start.
@@ -25,9 +26,10 @@ Nothing is lost on the way: the thread that fetches numbers the batches of a par
 if one is missing (Faust drops messages in several places, counting on a later seek).
 """
 
+import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,7 @@ from faust.types import TP, ConsumerMessage
 from pipeline.adapters import deleted, kafka
 from pipeline.adapters.hooks import check_hooks
 from pipeline.adapters.leave_group import leave_group
+from pipeline.errors import UserError
 from pipeline.logs import logger
 
 SCHEME = "batched"
@@ -61,6 +64,7 @@ RESPONSE_BYTES = 16 << 20
 BUFFERED_BATCHES = 2
 """Batches that wait for the agent; behind them the fetching thread waits too."""
 _COMPLAIN_EVERY_S = 5.0
+_ASK_EVERY_S = 5.0
 
 NOT_ALLOWED = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
 
@@ -108,10 +112,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     _due: dict[TP, int]
     """The offset after the last record that was fetched, or committed."""
     _complained_at = 0.0
+    _asked_at = 0.0
+    _asking: asyncio.Task[None] | None = None
+    """Kept, so that it is not collected while it runs."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
-        return aiokafka.AIOKafkaConsumer(
+        consumer = aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
@@ -135,6 +142,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
+        client = consumer._client  # noqa: SLF001  # see hooks.py
+        client._get_conn = self._doubting(client._get_conn)  # noqa: SLF001
+        return consumer
+
+    def _doubting(self, connect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """`connect`, which gives None whatever is wrong. Then we ask why, now and then: the worker ends if waiting would not mend it."""
+
+        async def connect_or_ask(*args: Any, **kwargs: Any) -> Any:
+            connection = await connect(*args, **kwargs)
+            now = time.monotonic()
+            if connection is None and now - self._asked_at > _ASK_EVERY_S:
+                self._asked_at = now
+                self._asking = asyncio.create_task(self._end_if_locked_out())
+            return connection
+
+        return connect_or_ask
+
+    async def _end_if_locked_out(self) -> None:
+        try:
+            await asyncio.to_thread(kafka.reach, self.app.settings)  # type: ignore[attr-defined]  # a BatchApp
+        except kafka.AwayError:
+            pass  # it may come back
+        except UserError as error:
+            self.app.on_refused(error)  # type: ignore[attr-defined]
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, list[Batch]]:
         """One batch for each partition that has records. Group generation, era and number are those of the moment of fetching."""

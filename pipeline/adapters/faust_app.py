@@ -38,7 +38,7 @@ class BatchApp(faust.App):
 
     settings: Settings
     on_refused: Callable[[Exception], NoReturn]
-    """Hears that we may not read what we read (`batching.NOT_ALLOWED`)."""
+    """Hears that we may not read what we read (`batching.NOT_ALLOWED`), or that the broker will not let us in (UserError)."""
 
     def logical_name(self, topic: str) -> str:
         """The topic's name in `topics/`."""
@@ -91,7 +91,9 @@ def faust_app(settings: Settings, name: str, timings: Timings = USUAL) -> BatchA
 
 
 def refused(settings: Settings, error: Exception) -> UserError:
-    """In a user's words: one of `batching.NOT_ALLOWED`."""
+    """In a user's words: one of `batching.NOT_ALLOWED`, unless it is in them already."""
+    if isinstance(error, UserError):
+        return error
     names = ", ".join(map(str, error.args))
     what = f"read group {names}" if isinstance(error, aiokafka.errors.GroupAuthorizationFailedError) else f"read topic {names}"
     return kafka.forbidden(settings, what)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import aiokafka
 import faust
 from aiokafka import codec
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.transport.drivers import aiokafka as driver
@@ -25,13 +26,14 @@ HOOKS: Mapping[type, str] = {
     driver.AIOKafkaConsumerThread: "_create_worker_consumer _fetch_records _ensure_consumer _commit call_thread seek_to_committed "
     "on_partitions_assigned on_thread_stop assignment",
     aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
+    AIOKafkaClient: "_get_conn",
     GroupCoordinator: "_send_req close",
     PartitionRecords: "_consumer_record",
     faust.App: "_create_directories",
     faust.Schema: "loads_key loads_value",
 }
 """What the batched transport replaces or calls. Instance attributes besides: `_unacked_messages`, `_acked`, `_acked_index`,
-`_committed_offset` of the consumer; `_fetcher` of aiokafka's, and its `_fetch_max_wait_ms`."""
+`_committed_offset` of the consumer; `_client` and `_fetcher` of aiokafka's, and its `_fetch_max_wait_ms`."""
 
 CODECS = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
 """Producers choose the compression; a reader must know all of them."""
