@@ -81,6 +81,7 @@ class Crew:
 @contextmanager
 def crew(plan: Plan, heard: Report) -> Iterator[Crew]:
     """`heard` is called in this process."""
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # heard when polars is imported; the processes are the threads
     context = get_context("spawn")  # a fork would share the connections of librdkafka's threads
     reports = context.Queue()
     begin = (plan.settings, os.getpid(), reports)
@@ -94,7 +95,6 @@ _told: Any = None
 def _begin(settings: Settings, parent: int, reports: Any) -> None:
     global _told  # noqa: PLW0603 - a process of the pool has no other place for it
     die_with(parent)
-    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # the processes are the threads
     logs.configure(settings.log)
     gc.disable()  # hundred thousands of short-lived tuples and no cycles
     _told = reports

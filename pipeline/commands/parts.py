@@ -1,5 +1,6 @@
 """The parts of the pipeline: one of them, all of them on this machine, and the demonstrations on all of them."""
 
+import os
 from enum import StrEnum
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def worker(
 ) -> None:
     """Run one part of the pipeline until it is stopped."""
     given.heed(parent)
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # heard when polars is imported; a part's processes are its threads
     from pipeline.app import run_part
 
     settings = given.settings(instance=instance)
