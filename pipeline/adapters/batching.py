@@ -65,6 +65,8 @@ BUFFERED_BATCHES = 2
 """Batches that wait for the agent; behind them the fetching thread waits too."""
 _COMPLAIN_EVERY_S = 5.0
 _ASK_EVERY_S = 5.0
+_ASK_S = 3.0
+"""Longest time to wait for an answer: a worker that is asked to stop meanwhile waits with it."""
 
 NOT_ALLOWED = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
 
@@ -161,7 +163,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _end_if_locked_out(self) -> None:
         try:
-            await asyncio.to_thread(kafka.reach, self.app.settings)  # type: ignore[attr-defined]  # a BatchApp
+            await asyncio.to_thread(kafka.reach, self.app.settings, _ASK_S)  # type: ignore[attr-defined]  # a BatchApp
         except kafka.AwayError:
             pass  # it may come back
         except UserError as error:
