@@ -17,6 +17,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `_commit` (thread) | a commit that fails is tried again; Faust's would end the worker |
 | `_commit_offsets` | what failed counts as not committed; and Faust draws a table of the offsets each time, for a log that nobody reads |
 | `_fetch_records`, `_commit` | a right that was taken away ends the worker with a message; Faust would wait for ever |
+| `close` | Faust closes the connections when partitions move while it stops: those by which we leave the group |
 | `_get_conn` (aiokafka) | so does a password that is no longer ours: to aiokafka a broker that refuses it is one that is away |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
@@ -256,6 +257,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 log.warning("offsets not committed, trying again", error=str(error))
             return False
         return True
+
+    def close(self) -> None:
+        """Faust calls it, from another thread, when a rebalance meets a worker that stops: nothing to do, `on_thread_stop` closes."""
 
     async def on_thread_stop(self) -> None:
         """Leaves the group at once, so that others take over now and not after the session timeout."""

@@ -83,11 +83,13 @@ class Toy:
         admin = kafka.admin(self.settings)
         admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(timeout=30)
 
-    def start(self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False) -> "Worker":
-        """A worker process. A slow one takes its time for each event, so that there is a middle in which things can happen."""
+    def start(
+        self, part: str = "count", instance: str | None = None, session_s: float = 3, slow: bool = False, pause_s: float = 0.004
+    ) -> "Worker":
+        """A worker process. A slow one takes `pause_s` for each event, so that there is a middle in which things can happen."""
         batches = {"instance": instance} | ({"batch_records": 100} if slow else {})
         settings = self.settings.model_copy(update={"worker": self.settings.worker.model_copy(update=batches)})
-        worker = Worker(work, settings, part, session_s, 0.004 if slow else 0)
+        worker = Worker(work, settings, part, session_s, pause_s if slow else 0)
         self.workers.append(worker)
         return worker
 

@@ -78,6 +78,17 @@ def test_a_worker_that_stops_for_good_is_replaced_at_once(toy: Toy) -> None:
     until(toy.is_counted, seconds=20)
 
 
+def test_a_worker_that_stops_while_partitions_move_is_replaced_at_once(toy: Toy) -> None:
+    """Another joins while the batch in hand ends: Faust closes the connections then, and we still say goodbye."""
+    toy.publish(1600)
+    toy.start(instance="a", session_s=60, slow=True)
+    leaving = toy.start(instance="b", session_s=60, slow=True, pause_s=0.02)
+    until(lambda: len(toy.partitions_of("b")) > 0)
+    toy.start(instance="c", session_s=60)
+    assert leaving.terminate() == 0
+    until(toy.is_counted, seconds=30)
+
+
 def test_a_lost_worker_is_replaced_after_its_session(toy: Toy) -> None:
     """Kill -9 of one of two: the other takes over its partitions and their state within seconds."""
     toy.publish(4000)
