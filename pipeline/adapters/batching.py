@@ -19,6 +19,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `_fetch_records`, `_commit` | a right that was taken away ends the worker with a message; Faust would wait for ever |
 | `close` | Faust closes the connections when partitions move while it stops: those by which we leave the group |
 | `_get_conn` (aiokafka) | so does a password that is no longer ours: to aiokafka a broker that refuses it is one that is away |
+| `_metadata_update` (aiokafka) | one that fails is tried again: aiokafka waits five minutes, and topics that it does not know rest |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
 They are private names, so the versions of both libraries are pinned and `check_hooks` runs at every start.
@@ -30,13 +31,15 @@ if one is missing (Faust drops messages in several places, counting on a later s
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
 import aiokafka.errors
 import faust
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport import drivers
@@ -68,6 +71,7 @@ _COMPLAIN_EVERY_S = 5.0
 _ASK_EVERY_S = 5.0
 _ASK_S = 3.0
 """Longest time to wait for an answer: a worker that is asked to stop meanwhile waits with it."""
+_UPDATE_AGAIN_S = 1.0
 
 NOT_ALLOWED = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
 
@@ -147,6 +151,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         )
         client = consumer._client  # noqa: SLF001  # see hooks.py
         client._get_conn = self._doubting(client._get_conn)  # noqa: SLF001
+        insist_on_metadata(client)
         return consumer
 
     def _doubting(self, connect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -266,6 +271,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self._consumer is not None:
             await leave_group(self._consumer)
         await super().on_thread_stop()
+
+
+def insist_on_metadata(client: AIOKafkaClient) -> None:
+    """Has the client ask again soon after an update of its metadata that failed, or that knows nothing of one of its topics.
+
+    aiokafka waits until the next one is due, in five minutes; and if the worker that assigns partitions does not know a topic, nobody
+    in the group reads it.
+    """
+    update = client._metadata_update  # noqa: SLF001
+
+    async def update_or_again(cluster: ClusterMetadata, topics: Collection[str]) -> bool:
+        updated: bool = await update(cluster, topics)
+        if not updated or any(cluster.partitions_for_topic(topic) is None for topic in topics):
+            asyncio.get_running_loop().call_later(_UPDATE_AGAIN_S, client.force_metadata_update)
+        return updated
+
+    client._metadata_update = update_or_again  # noqa: SLF001
 
 
 class Consumer(driver.Consumer):

@@ -26,7 +26,7 @@ HOOKS: Mapping[type, str] = {
     driver.AIOKafkaConsumerThread: "_create_worker_consumer _fetch_records _ensure_consumer _commit call_thread seek_to_committed "
     "on_partitions_assigned on_thread_stop close assignment",
     aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
-    AIOKafkaClient: "_get_conn",
+    AIOKafkaClient: "_get_conn _metadata_update force_metadata_update",
     GroupCoordinator: "_send_req close",
     PartitionRecords: "_consumer_record",
     faust.App: "_create_directories",

@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import Any
 
+from aiokafka.errors import KafkaConnectionError
+
 from pipeline import garbage
 from pipeline.adapters import acls, kafka
 from pipeline.agents.harness import Part
@@ -83,6 +85,8 @@ async def _end(part: Part, tasks: list[asyncio.Task[Any]], *, asked: bool) -> in
     reason = part.app.crash_reason or (tasks[1].exception() if tasks[1].done() else None)
     if not asked and isinstance(reason, UserError):
         log.critical(str(reason), app=part.name)
+    elif not asked and isinstance(reason, KafkaConnectionError):
+        log.critical("Kafka went away while the worker started; started again, it waits", app=part.name, error=str(reason))
     elif not asked:
         log.critical("the worker cannot go on", app=part.name, exc_info=reason)
     code = 0 if asked else 1

@@ -10,14 +10,17 @@ from typing import Any
 import aiokafka
 import faust
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from confluent_kafka.cimpl import NewTopic
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from pipeline.adapters import batching, faust_app, hooks
+from pipeline.adapters import batching, faust_app, hooks, kafka
 from pipeline.adapters.batching import Batch, Consumer, LostBatchError
 from pipeline.errors import UserError
 from pipeline.settings import Settings
+from tests.waiting import until
 
 APPLES = TP("apples", 0)
 TOPICS = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "event-copies")
@@ -308,3 +311,23 @@ def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
 
 def test_several_brokers_become_several_urls() -> None:
     assert batching.brokers("a:1, b:2") == ["batched://a:1", "batched://b:2"]
+
+
+def test_a_topic_that_a_client_does_not_know_is_asked_for_again(settings: Settings) -> None:
+    """Soon: aiokafka asks every five minutes."""
+    name = kafka.topic_name(settings, "late")
+
+    async def main() -> None:
+        client = AIOKafkaClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+        batching.insist_on_metadata(client)
+        await client.bootstrap()
+        try:
+            await client.set_topics([name])
+            assert client.cluster.partitions_for_topic(name) is None
+            admin = kafka.admin(settings)
+            await asyncio.to_thread(admin.create_topics([NewTopic(name, 2, 1)])[name].result, 30)
+            await asyncio.to_thread(until, lambda: client.cluster.partitions_for_topic(name) == {0, 1}, seconds=20)
+        finally:
+            await client.close()
+
+    asyncio.run(main())

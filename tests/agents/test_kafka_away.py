@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,39 @@ def test_a_worker_can_be_stopped_while_kafka_is_away(toy: Toy, broker: Broker) -
     broker.start()
     toy.start()
     until(toy.is_counted, seconds=60)
+
+
+def test_workers_whose_kafka_dies_while_they_start_read_all_topics(toy: Toy, broker: Broker, capfd: pytest.CaptureFixture[str]) -> None:
+    """Wherever they are in their start: who was not answered when it asked for its topics asks again; others end with a message."""
+    broker.start()
+    toys = [Toy(with_prefix(toy.settings, f"{number}-")) for number in range(6)]
+    for each in toys:
+        each.make_topics()
+        each.publish(100)
+    try:
+        for each in toys:
+            each.start()
+            time.sleep(0.15)
+        broker.kill()
+        time.sleep(2)
+        broker.start()
+        for each in toys:
+            until(partial(is_counted_or_started_again, each), seconds=60)
+        assert "Traceback" not in capfd.readouterr().err
+    finally:
+        for each in toys:
+            each.stop()
+
+
+def is_counted_or_started_again(toy: Toy) -> bool:
+    """As a supervisor does it."""
+    if toy.workers[-1].wait(0) is not None:
+        toy.start()
+    return toy.is_counted()
+
+
+def with_prefix(settings: Settings, prefix: str) -> Settings:
+    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"topic_prefix": prefix})})
 
 
 def test_a_worker_that_starts_first_waits(toy: Toy, broker: Broker) -> None:
