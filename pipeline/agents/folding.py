@@ -6,7 +6,7 @@ applied. So whatever ends in the middle, what is redelivered is either masked by
 | what happens | what we do |
 |---|---|
 | first batch of a partition | open it: fence whoever had it, read its state back |
-| the state is behind what was committed (rereading.py) | read the sources again from there |
+| the state is behind what was committed (rereading.py) | read the sources again from there, and take back what there is no more |
 | the state is not what we have written | DamagedError: the process ends and says what to do |
 | a source is not the topic that the state was computed from | MadeAnewError: the process ends and says what to do |
 | the batch was applied before | skip it, ack it |
@@ -39,6 +39,8 @@ from pipeline.logs import logger
 from pipeline.settings import Settings
 
 _RETRY_PAUSE_S = 1.0
+_AGAIN = b"again"
+"""Key of the item that is there while the sources are read again."""
 
 log = logger("fold")
 
@@ -121,14 +123,18 @@ class Folding:
         self._held[batch.partition] = held
         held.applied, items, before = changelog.open()
         held.topic_ids = self._sources.same(before)
+        again = items.pop(_AGAIN, None) is not None
         with changelog.understood():
             held.part.restore(items)
-        for missed in self._sources.missed(batch.partition, held.applied, batch.generation):
-            self._apply(held, missed)
+        for missed in self._sources.missed(batch.partition, held.applied, batch.generation, again=again):
+            again = True
+            self._apply(held, missed, again=True)
+        if again:
+            changelog.commit([], {_AGAIN: None}, held.applied, held.topic_ids)
         log.info("opened", app=self._app, partition=batch.partition, items=len(items), seconds=round(time.monotonic() - started, 2))
         return held
 
-    def _apply(self, held: _Held, batches: Sequence[Batch]) -> None:
+    def _apply(self, held: _Held, batches: Sequence[Batch], *, again: bool = False) -> None:
         applied = dict(held.applied)
         unapplied: defaultdict[str, _Records] = defaultdict(lambda: _Records([], []))
         for batch in batches:
@@ -143,19 +149,20 @@ class Folding:
         events = sum(map(len, new))
         late = 0
         if applied != held.applied:
-            effects = self._effects(held, new)
-            held.changelog.commit(effects.outputs, effects.changes, applied, held.topic_ids)
+            effects = self._effects(held, new, again=again)
+            changes = effects.changes | {_AGAIN: b"1"} if again else effects.changes
+            held.changelog.commit(effects.outputs, changes, applied, held.topic_ids)
             held.applied = applied
             late = effects.late
         self._health.add(events=events, refused=fresh - events, late=late, replayed=total - fresh)
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
 
-    def _effects(self, held: _Held, new: Sequence[Arrived]) -> Effects:
+    def _effects(self, held: _Held, new: Sequence[Arrived], *, again: bool) -> Effects:
         if not any(map(len, new)):
             return Effects([], {})  # all refused: still, this is how far we have come
         try:
-            return held.part.apply(new)
+            return held.part.apply(new, again=again)
         except msgspec.DecodeError:  # of state: records are decoded before
             with held.changelog.understood():
                 raise

@@ -6,7 +6,7 @@ contacts, links and outcomes follow from them and are computed again when a part
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from pipeline.core.contacts import Contact
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, trace
 from pipeline.core.events import Event, PortalId
 from pipeline.core.evidence import Outcome
-from pipeline.core.identity_live import IdentityChanges, LiveIdentities
+from pipeline.core.identity_live import IdentityChanges, LiveIdentities, evidence_of_trace
+from pipeline.core.ids import contact_id
 from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
 from pipeline.policy_file import load_policy
@@ -59,7 +60,7 @@ class Portals:
         for portal, of_portal in traces.items():
             self._identities(portal).advance(of_portal)
 
-    def apply(self, arrived: Sequence[Arrived]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:
         """Folds in the evidence of a batch."""
         traces: dict[PortalId, list[Trace]] = defaultdict(list)
         for event in chain.from_iterable(each.events() for each in arrived):
@@ -68,6 +69,8 @@ class Portals:
         for portal, of_portal in traces.items():
             changes = self._identities(portal).advance(of_portal)
             effects.outputs.extend(self._outputs(portal, changes))
+            if again:
+                effects.outputs.extend(_makes_nothing(portal, of_portal, self._identities(portal)))
             effects.changes.update((f"{portal}|{id_}".encode(), _encode_copies(copies)) for id_, copies in changes.events.items())
         return effects
 
@@ -93,6 +96,22 @@ class Portals:
             value = self._encode("evidence_owner", _owner(portal, event_id, outcome)) if outcome else None
             outputs.append(Output("evidence-owners", f"{portal}|{event_id}".encode(), value))
         return outputs
+
+
+def _makes_nothing(portal: PortalId, traces: Sequence[Trace], identities: LiveIdentities) -> Iterator[Output]:
+    """That these events make no owner, no link and no contact, where they do not."""
+    seeds = identities.seeds()
+    for item in traces:
+        utk, id_ = item.get("utk"), item.event_id
+        if id_ not in identities.outcomes:
+            yield Output("evidence-owners", f"{portal}|{id_}".encode(), None)
+        if utk is not None and all(link.evidence != id_ for link in identities.links.get(utk, ())):
+            yield Output("identity-links", f"{portal}|{utk}|{id_}".encode(), None)
+        if (evidence := evidence_of_trace(item)) is not None:
+            possible = (contact_id(portal, evidence.seed, number) for number in range(1 + seeds[evidence.seed]))
+            yield from (
+                Output("contacts", f"{portal}|{contact}".encode(), None) for contact in possible if contact not in identities.contacts
+            )
 
 
 def _contact(portal: PortalId, contact: Contact) -> dict[str, object]:

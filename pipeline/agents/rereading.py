@@ -1,12 +1,13 @@
 """Records that a partition's state should have and does not are read again from the sources, which are kept for ever.
 
 State is committed before offsets are (adapters/changelog.py), so it is never behind them, unless something happened to the changelog:
-deleted, made anew, or cut by a broker that recovered its disk. Found when a partition is opened, for each source topic:
+deleted, made anew, or cut by a broker that recovered its disk. How far it had come is lost with it, so all that the topics have by now is
+read again. Found when a partition is opened, for each source topic:
 
 | the state has come to | the group has committed | the topic has | so |
 |---|---|---|---|
 | n | at most n + 1 | n | all is well |
-| n | m > n + 1 | n + 1 ... m - 1 | these are read again before anything else, in the order of their Kafka timestamps over all topics |
+| n | m > n + 1 | n + 1 ... | these, of all topics, are read again before anything else, in the order of their Kafka timestamps |
 | n | m > n + 1 | less: its beginning was deleted | DeletedError (or skipped, see adapters/deleted.py) |
 | n | whatever | no n any more: its end is before it | MadeAnewError: new records would be taken for old ones |
 | n, of another topic of that name | whatever | whatever | MadeAnewError, likewise (`same`) |
@@ -47,11 +48,13 @@ class Sources:
             raise self._made_anew(f"{names}: deleted and made again since the state in {self._changelog} was computed from what was there")
         return {**before, **now}
 
-    def missed(self, partition: int, applied: Mapping[str, int], generation: int) -> Iterator[list[Batch]]:
-        """What the group has committed of a partition and a state that has come to `applied` does not have. Waits while Kafka is away."""
+    def missed(self, partition: int, applied: Mapping[str, int], generation: int, *, again: bool) -> Iterator[list[Batch]]:
+        """What a state that has come to `applied` may have had, and has not: nothing, if it is as far as the group has committed, and does
+        not say itself that it is read `again`. Waits while Kafka is away.
+        """
         asking = kafka.consumer(self._settings, self._app)
         try:
-            missing = self._missing(asking, partition, applied)
+            missing = self._missing(asking, partition, applied, again=again)
         finally:
             asking.close()
         if missing:
@@ -59,24 +62,25 @@ class Sources:
             log.warning("the changelog is behind: reading its sources again", app=self._app, partition=partition, records_at_most=records)
             yield from self._read(partition, missing, generation)
 
-    def _missing(self, asking: Consumer, partition: int, applied: Mapping[str, int]) -> dict[str, range]:
+    def _missing(self, asking: Consumer, partition: int, applied: Mapping[str, int], *, again: bool) -> dict[str, range]:
         """Offsets by topic, as Kafka knows it."""
         wanted = [TopicPartition(name, partition) for name in self._logical]
         committed: list[TopicPartition] = []
         patiently(log, lambda: committed.extend(asking.committed(wanted, timeout=_TIMEOUT_S)), "looking for committed offsets")
         if not applied and all(place.offset < 0 for place in committed):
             return {}  # nobody was here before
-        missing = {}
+        missing, is_behind = {}, again
         for place in committed:
             due = applied[topic] + 1 if (topic := self._logical[place.topic]) in applied else self._first(topic, partition)
             begin, end = self._ends(asking, place)
             if end < due:
                 raise self._made_anew(self._shorter(place, due, end))
             if place.offset > due:
+                is_behind = True
                 if begin > due:
                     deleted.gone(self._settings, self._app, (place.topic, partition), range(due, min(begin, place.offset)))
-                missing[place.topic] = range(max(due, begin), min(place.offset, end))
-        return {topic: offsets for topic, offsets in missing.items() if offsets}
+            missing[place.topic] = range(max(due, begin), end)
+        return {topic: offsets for topic, offsets in missing.items() if offsets} if is_behind else {}
 
     def _first(self, topic: str, partition: int) -> int:
         """The first offset that the generation has anything of: not 0 if it was rebuilt from a time on (`replay start --from`)."""

@@ -44,9 +44,9 @@ class Visitors:
         """Becomes the state that these items of the changelog are. UserError if it was made under another policy."""
         self._history.restore(self._mark.check(items))
 
-    def apply(self, arrived: Sequence[Arrived]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
-        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches))
+        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches), again=again)
         outputs = [*removals(self._history, changed), *session_records(columns(self._history, changed), self._encode)]
         return Effects(outputs, self._mark.changes() | changed.items, changed.late)
 

@@ -21,5 +21,9 @@ class StatefulPart(Protocol):
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
 
-    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
-        """Folds in what came from some topics. A record that was applied never comes again."""
+    def apply(self, arrived: Sequence[Arrived], /, *, again: bool = False) -> Effects:
+        """Folds in what came from some topics. A record that was applied never comes again.
+
+        Unless the state that had it was lost: with `again`, readers may know things that were made of these events, and of events that are
+        still to come; the outputs then also say of all that could be there, and is not, that there is nothing.
+        """

@@ -12,6 +12,7 @@ A component may stay larger than it need be (when an event lost its cookie to a 
 """
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -97,6 +98,11 @@ class LiveIdentities:
     @property
     def outcomes(self) -> Mapping[EventId, Outcome]:
         return self._fold.outcomes
+
+    def seeds(self) -> Counter[str]:
+        """How many events, retracted ones included, could make a contact from each seed. Looks at all of them."""
+        evidence = (evidence_of_trace(merge_traces(copies)) for copies in self._copies.values())
+        return Counter(each.seed for each in evidence if each is not None)
 
     def advance(self, new: Iterable[Trace]) -> IdentityChanges:
         """Take a batch of traces, in any order, known ones included, and say what changed."""

@@ -14,6 +14,7 @@ merged now and then, and those of which most is forgotten are written anew.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -92,8 +93,12 @@ class History:
         self._last[everybody] = self._folded(rows, everybody, base).last(base)
         self._count_anew(self._activity(rows), everybody)
 
-    def add(self, arrivals: Arrivals) -> Changed:
-        """Adds events. What it returns is good until the next call."""
+    def add(self, arrivals: Arrivals, *, again: bool = False) -> Changed:
+        """Adds events. What it returns is good until the next call.
+
+        With `again` readers may know sessions of a history that was lost: gone is then whatever could begin with an event of these cookies
+        that is remembered, and does not.
+        """
         if self._is_to_compact():
             self._table.compact()
             self._memory.compact(self._table.rows, (self._last, self._base))
@@ -106,7 +111,7 @@ class History:
         count = int(late.sum()) + self._forgotten_targets(new, targets)
         if not len(new):
             return Changed(np.zeros(0, SESSION), np.zeros(0, np.int64), [], {}, count)
-        return self._fold_in(new, replaced)._replace(late=count)
+        return self._fold_in(new, replaced, again=again)._replace(late=count)
 
     def columns(self, changed: Changed) -> list[list[object]]:
         """The sessions that are new or different, as columns: portal, utk, and the fields of `core.sessions.Session`."""
@@ -196,13 +201,14 @@ class History:
 
     # Sessions
 
-    def _fold_in(self, new: Rows, replaced: Ints) -> Changed:
+    def _fold_in(self, new: Rows, replaced: Ints, *, again: bool) -> Changed:
         new = new[np.lexsort((new["id"], new["at"], new["cookie"]))]
         cookies = np.unique(new["cookie"]).astype(np.int64)
         owners = np.searchsorted(cookies, new["cookie"])
         is_general = self._is_undone[cookies]
         is_general[owners[self._is_out_of_order(new)]] = True
         is_general[np.searchsorted(cookies, self._table.rows["cookie"][replaced])] = True
+        is_general |= again
 
         is_quick = new["is_active"] & ~is_general[owners]
         before = self._last[cookies]
@@ -212,7 +218,7 @@ class History:
         changed = Changed(folded.sessions, cookies[folded.cookies], [], {}, 0)
         if is_general.any():
             general = cookies[is_general]
-            found, after[is_general] = self._fold_again(general, new[is_general[owners]], replaced)
+            found, after[is_general] = self._fold_again(general, new[is_general[owners]], replaced, again=again)
             changed = Changed(
                 np.concatenate([changed.sessions, found.sessions]), np.concatenate([changed.cookies, found.cookies]), found.removed, {}, 0
             )
@@ -225,7 +231,7 @@ class History:
         items = self._log.write(self._table, numbers, self._base, forgetting, self._memory.names(), anew=self._is_to_compact())
         return changed._replace(items=items)
 
-    def _fold_again(self, cookies: Ints, new: Rows, replaced: Ints) -> tuple[Changed, Sessions]:
+    def _fold_again(self, cookies: Ints, new: Rows, replaced: Ints, *, again: bool) -> tuple[Changed, Sessions]:
         """What new rows, of which some replace others, change for cookies that are folded from their bases on; their last sessions."""
         numbers = self._table.of(cookies)
         was = self._table.rows[numbers]
@@ -237,6 +243,8 @@ class History:
         self._count_anew(self._activity(now), cookies)
         folded = folded.with_bases(base)
         upserts, removed = _differences(then, folded, cookies)
+        if again:
+            removed = _begin_nothing(now, folded, cookies)
         return Changed(folded.sessions[upserts], cookies[folded.cookies[upserts]], removed, {}, 0), after
 
     def _folded(self, rows: Rows, cookies: Ints, before: Sessions) -> Folded:
@@ -334,6 +342,13 @@ def _differences(then: Folded, now: Folded, cookies: Ints) -> tuple[list[int], l
     upserts = [place for place, key in enumerate(after) if before.get(key) != now.sessions[place : place + 1].tobytes()]
     gone = before.keys() - set(after)
     return upserts, [(int(cookies[cookie]), first) for cookie, first in before if (cookie, first) in gone]
+
+
+def _begin_nothing(rows: Rows, now: Folded, cookies: Ints) -> list[tuple[int, bytes]]:
+    """The cookies and events of these rows with which no session begins."""
+    ids = rows["id"].tobytes()
+    events = {(cookie, ids[at : at + 16]) for cookie, at in zip(rows["cookie"].tolist(), range(0, len(ids), 16), strict=True)}
+    return sorted(events - {(int(cookies[cookie]), first) for cookie, first in map(partial(_key, now), range(len(now.sessions)))})
 
 
 def _key(folded: Folded, place: int) -> tuple[int, bytes]:

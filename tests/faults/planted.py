@@ -123,14 +123,14 @@ def no_applied_offsets() -> None:
     """What is delivered again is applied again, to a state that does not look whether it has it."""
     apply = Folding._apply
 
-    def blind(self: Folding, held: Any, batches: Sequence[Batch]) -> None:
+    def blind(self: Folding, held: Any, batches: Sequence[Batch], *, again: bool = False) -> None:
         known = [(batch, bisect_right(batch.offsets, held.applied.get(batch.topic, -1))) for batch in batches]
-        again = [
+        repeated = [
             _renamed(arrived(self._decode, batch.topic, batch.keys[:number], batch.values[:number])) for batch, number in known if number
         ]
-        apply(self, held, batches)
-        if again:
-            effects = held.part.apply(again)
+        apply(self, held, batches, again=again)
+        if repeated:
+            effects = held.part.apply(repeated)
             held.changelog.commit(effects.outputs, effects.changes, held.applied, held.topic_ids)
         time.sleep(0.5)  # before the ack: whoever is killed then is given it again
 

@@ -46,11 +46,17 @@ class Reader:
         self._history = History(*self._rules)
         self._history.restore(self.items)
 
-    def add(self, arrived: Arrivals) -> Changed:
-        changed = self._history.add(arrived)
+    def lose(self) -> None:
+        """The state is gone; what a reader has seen of it stays."""
+        self.items = {}
+        self.restart()
+
+    def add(self, arrived: Arrivals, *, again: bool = False) -> Changed:
+        changed = self._history.add(arrived, again=again)
         self.late += changed.late
-        for cookie, first_event in self._history.removed(changed):
-            del self.shown[cookie, first_event]
+        for removed in self._history.removed(changed):
+            assert again or removed in self.shown
+            self.shown.pop(removed, None)
         for portal, cookie, *fields in zip(*self._history.columns(changed), strict=True):
             session = Session(*fields)
             self.shown[f"{portal}|{cookie}", session.first_event_id] = session
@@ -107,6 +113,26 @@ def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Ev
             reader.add(arrived(batch, cookie, columns=data.draw(st.booleans())))
         assert reader.sessions(1, cookie) == expected.get(cookie, [])
         assert reader.late == 0
+
+
+@few
+@given(data=st.data(), events=undone_events(max_size=15), policy=policies)
+def test_sessions_of_a_state_that_was_lost_are_taken_back(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
+    """Whatever it had made of however many of the events, in whatever batches; and whoever goes on in the middle."""
+    expected = sessions_by_cookie(what_counts(events), policy)
+    for cookie in {event.utk for event in events if event.utk is not None}:
+        ids = with_retractions({event.event_id for event in events if event.utk == cookie}, events)
+        copies = [event for event in events if event.event_id in ids]
+        reader = Reader(policy)
+        before = data.draw(deliveries(copies))
+        for batch in before[: data.draw(st.integers(0, len(before)))]:
+            reader.add(arrived(batch, cookie))
+        reader.lose()
+        for batch in data.draw(deliveries(copies)):
+            if data.draw(st.integers(0, 3)) == 0:
+                reader.restart()
+            reader.add(arrived(batch, cookie), again=True)
+        assert reader.sessions(1, cookie) == expected.get(cookie, [])
 
 
 @pytest.mark.usefixtures("_sizes")
