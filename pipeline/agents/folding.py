@@ -6,7 +6,7 @@ applied. So whatever ends in the middle, what is redelivered is either masked by
 | what happens | what we do |
 |---|---|
 | first batch of a partition | open it: fence whoever had it, read its state back |
-| the state is behind what was committed (rereading.py) | read the sources again from there, and take back what there is no more |
+| the state is behind what was committed (rereading.py) | read the sources again from there, and say all that follows anew |
 | the state is not what we have written | DamagedError: the process ends and says what to do |
 | a source is not the topic that the state was computed from | MadeAnewError: the process ends and says what to do |
 | the batch was applied before | skip it, ack it |
@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -40,7 +41,9 @@ from pipeline.settings import Settings
 
 _RETRY_PAUSE_S = 1.0
 _AGAIN = b"again"
-"""Key of the item that is there while the sources are read again."""
+"""Key of the item that is there while the sources are read again, and until everything that follows has been said."""
+_OUTPUTS_AT_ONCE = 10_000
+"""So many in a transaction, which must not last."""
 
 log = logger("fold")
 
@@ -130,9 +133,16 @@ class Folding:
             again = True
             self._apply(held, missed, again=True)
         if again:
-            changelog.commit([], {_AGAIN: None}, held.applied, held.topic_ids)
+            self._say_everything(held)
         log.info("opened", app=self._app, partition=batch.partition, items=len(items), seconds=round(time.monotonic() - started, 2))
         return held
+
+    def _say_everything(self, held: _Held) -> None:
+        """Readers may know what the state that was lost had said, which may be neither here nor in what has changed since."""
+        outputs = held.part.everything()
+        while some := list(islice(outputs, _OUTPUTS_AT_ONCE)):
+            held.changelog.commit(some, {_AGAIN: b"1"}, held.applied, held.topic_ids)
+        held.changelog.commit([], {_AGAIN: None}, held.applied, held.topic_ids)
 
     def _apply(self, held: _Held, batches: Sequence[Batch], *, again: bool = False) -> None:
         applied = dict(held.applied)
@@ -149,7 +159,7 @@ class Folding:
         events = sum(map(len, new))
         late = 0
         if applied != held.applied:
-            effects = self._effects(held, new, again=again)
+            effects = self._effects(held, new)
             changes = effects.changes | {_AGAIN: b"1"} if again else effects.changes
             held.changelog.commit(effects.outputs, changes, applied, held.topic_ids)
             held.applied = applied
@@ -158,11 +168,11 @@ class Folding:
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
 
-    def _effects(self, held: _Held, new: Sequence[Arrived], *, again: bool) -> Effects:
+    def _effects(self, held: _Held, new: Sequence[Arrived]) -> Effects:
         if not any(map(len, new)):
             return Effects([], {})  # all refused: still, this is how far we have come
         try:
-            return held.part.apply(new, again=again)
+            return held.part.apply(new)
         except msgspec.DecodeError:  # of state: records are decoded before
             with held.changelog.understood():
                 raise

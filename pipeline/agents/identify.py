@@ -22,7 +22,7 @@ from pipeline.core.contacts import Contact
 from pipeline.core.copies import KEPT_BY_IDENTITY, Trace, trace
 from pipeline.core.events import Event, PortalId
 from pipeline.core.evidence import Outcome
-from pipeline.core.identity_live import IdentityChanges, LiveIdentities, evidence_of_trace
+from pipeline.core.identity_live import IdentityChanges, LiveIdentities
 from pipeline.core.ids import contact_id
 from pipeline.core.links import Link
 from pipeline.core.policy import IdentityPolicy
@@ -60,7 +60,7 @@ class Portals:
         for portal, of_portal in traces.items():
             self._identities(portal).advance(of_portal)
 
-    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:
+    def apply(self, arrived: Sequence[Arrived]) -> Effects:
         """Folds in the evidence of a batch."""
         traces: dict[PortalId, list[Trace]] = defaultdict(list)
         for event in chain.from_iterable(each.events() for each in arrived):
@@ -69,49 +69,47 @@ class Portals:
         for portal, of_portal in traces.items():
             changes = self._identities(portal).advance(of_portal)
             effects.outputs.extend(self._outputs(portal, changes))
-            if again:
-                effects.outputs.extend(_makes_nothing(portal, of_portal, self._identities(portal)))
             effects.changes.update((f"{portal}|{id_}".encode(), _encode_copies(copies)) for id_, copies in changes.events.items())
         return effects
+
+    def everything(self) -> Iterator[Output]:
+        for portal, identities in self._portals.items():
+            yield from self._outputs(portal, identities.everything())
+            yield from _makes_nothing(portal, identities)
 
     def _identities(self, portal: PortalId) -> LiveIdentities:
         return self._portals.setdefault(portal, LiveIdentities(portal, self._policy))
 
-    def _outputs(self, portal: PortalId, changes: IdentityChanges) -> list[Output]:
+    def _outputs(self, portal: PortalId, changes: IdentityChanges) -> Iterator[Output]:
         """The derived records that the changes are; null where something is gone."""
-        outputs = [
-            Output("contacts", f"{portal}|{id_}".encode(), self._encode("contact", _contact(portal, contact)) if contact else None)
-            for id_, contact in changes.contacts.items()
-        ]
+        for id_, contact in changes.contacts.items():
+            yield Output("contacts", f"{portal}|{id_}".encode(), self._encode("contact", _contact(portal, contact)) if contact else None)
         for utk, (before, after) in changes.links.items():
             key = f"{portal}|{utk}|"
             gone = {link.evidence for link in before} - {link.evidence for link in after}
-            outputs += (Output("identity-links", f"{key}{evidence}".encode(), None) for evidence in sorted(gone))
-            outputs += (
-                Output("identity-links", f"{key}{link.evidence}".encode(), self._encode("identity_link", _link(portal, utk, link)))
-                for link in after
-                if link not in before
-            )
+            for evidence in sorted(gone):
+                yield Output("identity-links", f"{key}{evidence}".encode(), None)
+            for link in after:
+                if link not in before:
+                    value = self._encode("identity_link", _link(portal, utk, link))
+                    yield Output("identity-links", f"{key}{link.evidence}".encode(), value)
         for event_id, outcome in changes.outcomes.items():
-            value = self._encode("evidence_owner", _owner(portal, event_id, outcome)) if outcome else None
-            outputs.append(Output("evidence-owners", f"{portal}|{event_id}".encode(), value))
-        return outputs
+            owner = self._encode("evidence_owner", _owner(portal, event_id, outcome)) if outcome else None
+            yield Output("evidence-owners", f"{portal}|{event_id}".encode(), owner)
 
 
-def _makes_nothing(portal: PortalId, traces: Sequence[Trace], identities: LiveIdentities) -> Iterator[Output]:
-    """That these events make no owner, no link and no contact, where they do not."""
-    seeds = identities.seeds()
-    for item in traces:
+def _makes_nothing(portal: PortalId, identities: LiveIdentities) -> Iterator[Output]:
+    """That an event makes no owner, no link and no contact, where it does not."""
+    for item in chain.from_iterable(identities.copies.values()):
         utk, id_ = item.get("utk"), item.event_id
         if id_ not in identities.outcomes:
             yield Output("evidence-owners", f"{portal}|{id_}".encode(), None)
         if utk is not None and all(link.evidence != id_ for link in identities.links.get(utk, ())):
             yield Output("identity-links", f"{portal}|{utk}|{id_}".encode(), None)
-        if (evidence := evidence_of_trace(item)) is not None:
-            possible = (contact_id(portal, evidence.seed, number) for number in range(1 + seeds[evidence.seed]))
-            yield from (
-                Output("contacts", f"{portal}|{contact}".encode(), None) for contact in possible if contact not in identities.contacts
-            )
+    for seed, events in identities.seeds().items():
+        for contact in (contact_id(portal, seed, number) for number in range(events)):
+            if contact not in identities.contacts:
+                yield Output("contacts", f"{portal}|{contact}".encode(), None)
 
 
 def _contact(portal: PortalId, contact: Contact) -> dict[str, object]:

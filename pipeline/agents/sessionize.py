@@ -44,11 +44,18 @@ class Visitors:
         """Becomes the state that these items of the changelog are. UserError if it was made under another policy."""
         self._history.restore(self._mark.check(items))
 
-    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:
+    def apply(self, arrived: Sequence[Arrived]) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
-        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches), again=again)
-        outputs = [*removals(self._history, changed), *session_records(columns(self._history, changed), self._encode)]
-        return Effects(outputs, self._mark.changes() | changed.items, changed.late)
+        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches))
+        return Effects(list(self._outputs(changed)), self._mark.changes() | changed.items, changed.late)
+
+    def everything(self) -> Iterator[Output]:
+        for changed in self._history.everything():
+            yield from self._outputs(changed)
+
+    def _outputs(self, changed: Changed) -> Iterator[Output]:
+        yield from removals(self._history, changed)
+        yield from session_records(columns(self._history, changed), self._encode)
 
 
 def columns(history: History, changed: Changed) -> list[list[Any]]:

@@ -1,6 +1,6 @@
 """What the state of a partition is to whoever feeds it: the live workers (folding.py), and a rebuild, which does without Faust."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.adapters.changelog import Output
@@ -21,9 +21,10 @@ class StatefulPart(Protocol):
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
 
-    def apply(self, arrived: Sequence[Arrived], /, *, again: bool = False) -> Effects:
-        """Folds in what came from some topics. A record that was applied never comes again.
+    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
+        """Folds in what came from some topics. A record that was applied never comes again."""
 
-        Unless the state that had it was lost: with `again`, readers may know things that were made of these events, and of events that are
-        still to come; the outputs then also say of all that could be there, and is not, that there is nothing.
+    def everything(self) -> Iterator[Output]:
+        """All that follows from the state; and of whatever could be named after its events, and is not there, that there is nothing. For
+        readers who may know what followed from a state that was lost.
         """

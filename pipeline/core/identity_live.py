@@ -99,10 +99,18 @@ class LiveIdentities:
     def outcomes(self) -> Mapping[EventId, Outcome]:
         return self._fold.outcomes
 
+    @property
+    def copies(self) -> Mapping[EventId, tuple[Trace, ...]]:
+        return self._copies
+
+    def everything(self) -> IdentityChanges:
+        """All that there is, as if nothing had been there before; but for the copies of the events."""
+        links: dict[Utk, tuple[tuple[Link, ...], tuple[Link, ...]]] = {utk: ((), now) for utk, now in self.links.items()}
+        return IdentityChanges(dict(self.contacts), links, dict(self.outcomes), {})
+
     def seeds(self) -> Counter[str]:
-        """How many events, retracted ones included, could make a contact from each seed. Looks at all of them."""
-        evidence = (evidence_of_trace(merge_traces(copies)) for copies in self._copies.values())
-        return Counter(each.seed for each in evidence if each is not None)
+        """How many events could make a contact from each seed, by any of their copies, retracted ones included. Looks at all of them."""
+        return Counter(seed for copies in self._copies.values() for seed in _seeds(copies))
 
     def advance(self, new: Iterable[Trace]) -> IdentityChanges:
         """Take a batch of traces, in any order, known ones included, and say what changed."""
@@ -182,6 +190,10 @@ def evidence_of_trace(merged: Trace) -> Evidence | None:
     email = get(_ADDRESS.get(kind, "email"))
     ids, bot, create_new = (get("external_id"), get("send_id")), bool(get("bot")), bool(get("create_new_contact"))
     return Evidence(merged.occurred_at, merged.event_id, kind, utk, email, *ids, bot, create_new, get("secondary"))
+
+
+def _seeds(copies: Iterable[Trace]) -> set[str]:
+    return {evidence.seed for evidence in map(evidence_of_trace, copies) if evidence is not None}
 
 
 _ADDRESS = {"email_click": "recipient_email", "contact_merge": "primary"}

@@ -34,6 +34,8 @@ _SLACK = 1.25
 """So many times what need be is remembered, so that it is seldom time to forget."""
 _COMPACTED_ROWS = 20_000
 """With so many rows that are no more, and not as many that are, all are written anew."""
+_COOKIES_AT_ONCE = 5_000
+"""Whoever says everything says it of so many cookies at a time, to bound its memory."""
 _FAR = np.iinfo(np.int64).max
 
 
@@ -93,12 +95,8 @@ class History:
         self._last[everybody] = self._folded(rows, everybody, base).last(base)
         self._count_anew(self._activity(rows), everybody)
 
-    def add(self, arrivals: Arrivals, *, again: bool = False) -> Changed:
-        """Adds events. What it returns is good until the next call.
-
-        With `again` readers may know sessions of a history that was lost: gone is then whatever could begin with an event of these cookies
-        that is remembered, and does not.
-        """
+    def add(self, arrivals: Arrivals) -> Changed:
+        """Adds events. What it returns is good until the next call."""
         if self._is_to_compact():
             self._table.compact()
             self._memory.compact(self._table.rows, (self._last, self._base))
@@ -111,7 +109,18 @@ class History:
         count = int(late.sum()) + self._forgotten_targets(new, targets)
         if not len(new):
             return Changed(np.zeros(0, SESSION), np.zeros(0, np.int64), [], {}, count)
-        return self._fold_in(new, replaced, again=again)._replace(late=count)
+        return self._fold_in(new, replaced)._replace(late=count)
+
+    def everything(self) -> Iterator[Changed]:
+        """All sessions, some cookies at a time; gone is whatever could begin with an event that is remembered, and does not.
+
+        For readers who may know sessions of a history that was lost.
+        """
+        for first in range(0, len(self._memory), _COOKIES_AT_ONCE):
+            cookies = np.arange(first, min(first + _COOKIES_AT_ONCE, len(self._memory)))
+            rows, base = self._table.rows[self._table.of(cookies)], self._base[cookies]
+            folded = self._folded(rows, cookies, base).with_bases(base)
+            yield Changed(folded.sessions, cookies[folded.cookies], _begin_nothing(rows, folded, cookies), {}, 0)
 
     def columns(self, changed: Changed) -> list[list[object]]:
         """The sessions that are new or different, as columns: portal, utk, and the fields of `core.sessions.Session`."""
@@ -201,14 +210,13 @@ class History:
 
     # Sessions
 
-    def _fold_in(self, new: Rows, replaced: Ints, *, again: bool) -> Changed:
+    def _fold_in(self, new: Rows, replaced: Ints) -> Changed:
         new = new[np.lexsort((new["id"], new["at"], new["cookie"]))]
         cookies = np.unique(new["cookie"]).astype(np.int64)
         owners = np.searchsorted(cookies, new["cookie"])
         is_general = self._is_undone[cookies]
         is_general[owners[self._is_out_of_order(new)]] = True
         is_general[np.searchsorted(cookies, self._table.rows["cookie"][replaced])] = True
-        is_general |= again
 
         is_quick = new["is_active"] & ~is_general[owners]
         before = self._last[cookies]
@@ -218,7 +226,7 @@ class History:
         changed = Changed(folded.sessions, cookies[folded.cookies], [], {}, 0)
         if is_general.any():
             general = cookies[is_general]
-            found, after[is_general] = self._fold_again(general, new[is_general[owners]], replaced, again=again)
+            found, after[is_general] = self._fold_again(general, new[is_general[owners]], replaced)
             changed = Changed(
                 np.concatenate([changed.sessions, found.sessions]), np.concatenate([changed.cookies, found.cookies]), found.removed, {}, 0
             )
@@ -231,7 +239,7 @@ class History:
         items = self._log.write(self._table, numbers, self._base, forgetting, self._memory.names(), anew=self._is_to_compact())
         return changed._replace(items=items)
 
-    def _fold_again(self, cookies: Ints, new: Rows, replaced: Ints, *, again: bool) -> tuple[Changed, Sessions]:
+    def _fold_again(self, cookies: Ints, new: Rows, replaced: Ints) -> tuple[Changed, Sessions]:
         """What new rows, of which some replace others, change for cookies that are folded from their bases on; their last sessions."""
         numbers = self._table.of(cookies)
         was = self._table.rows[numbers]
@@ -243,8 +251,6 @@ class History:
         self._count_anew(self._activity(now), cookies)
         folded = folded.with_bases(base)
         upserts, removed = _differences(then, folded, cookies)
-        if again:
-            removed = _begin_nothing(now, folded, cookies)
         return Changed(folded.sessions[upserts], cookies[folded.cookies[upserts]], removed, {}, 0), after
 
     def _folded(self, rows: Rows, cookies: Ints, before: Sessions) -> Folded:

@@ -6,7 +6,7 @@ An event is a record's value: `poison` is a bug of the part, `late:...` comes to
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -55,7 +55,7 @@ class Counts:
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         self.counts.update({key: int(value) for key, value in items.items()})
 
-    def apply(self, arrived: Sequence[Arrived], /, *, again: bool = False) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
         events: list[Any] = [event for each in arrived for event in each.events()]
         if b"poison" in events:
             raise ValueError("the part has a bug")
@@ -64,6 +64,9 @@ class Counts:
         changes: dict[bytes, bytes | None] = {key: str(self.counts[key]).encode() for key in set(events)}
         late = sum(event.startswith(b"late:") for event in events)
         return Effects([Output(TOTALS, key, value) for key, value in changes.items()], changes, late)
+
+    def everything(self) -> Iterator[Output]:
+        return (Output(TOTALS, key, str(count).encode()) for key, count in self.counts.items())
 
 
 def sorting_key(event: Any) -> bytes | None:

@@ -4,8 +4,8 @@ A new part, restored from what was written, takes over before some batches. The 
 readers have at the end; they must be what `resolve` computes.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.adapters import raw_batch
 from pipeline.adapters.avro import Registry
+from pipeline.adapters.changelog import Output
 from pipeline.agents.decoding import Arrived
 from pipeline.agents.identify import Portals, route_key
 from pipeline.agents.sessionize import Visitors
@@ -38,7 +39,8 @@ Arrival = tuple[bytes | None, Event]
 
 class StatefulPart(Protocol):
     def restore(self, items: dict[bytes, bytes], /) -> None: ...
-    def apply(self, arrived: list[Arrived], /, *, again: bool = False) -> Effects: ...
+    def apply(self, arrived: list[Arrived], /) -> Effects: ...
+    def everything(self) -> Iterator[Output]: ...
 
 
 def arrived(arrivals: Sequence[Arrival]) -> list[Arrived]:
@@ -60,26 +62,41 @@ def new_portals(policy: IdentityPolicy = DEFAULTS.identity) -> Portals:
     return Portals(policy, REGISTRY.encode)
 
 
+class Loss(NamedTuple):
+    """The changelog has lost its end: after `kept` batches had come, `lost` had as well."""
+
+    kept: int
+    lost: Sequence[list[Arrival]]
+
+
 def run(
-    new_part: Any, batches: Sequence[list[Arrival]], new_owners: Sequence[bool] | None = None, lost: Sequence[list[Arrival]] = ()
+    new_part: Any, batches: Sequence[list[Arrival]], new_owners: Sequence[bool] | None = None, loss: Loss | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """What readers of the derived topics have after these batches; the partition has a new owner before each, or before those said.
 
-    Before them a state that was `lost` since had those batches.
+    After a loss everything is said at the end.
     """
     items: dict[bytes, bytes] = {}
     shown: dict[tuple[str, bytes], bytes] = {}
     part: StatefulPart = new_part()
-    for batch in lost:
-        _apply(shown, (((output.topic, output.key), output.value) for output in part.apply(arrived(batch)).outputs))
-    part = new_part()
-    for batch, new_owner in zip(batches, new_owners or [True] * len(batches), strict=True):
+
+    def show(outputs: Iterable[Output]) -> None:
+        _apply(shown, (((output.topic, output.key), output.value) for output in outputs))
+
+    for number, (batch, new_owner) in enumerate(zip(batches, new_owners or [True] * len(batches), strict=True)):
         if new_owner:
             part = new_part()
             part.restore(items)
-        effects = part.apply(arrived(batch), again=bool(lost))
+        if loss is not None and number == loss.kept:
+            for each in loss.lost:
+                show(part.apply(arrived(each)).outputs)
+            part = new_part()
+            part.restore(items)
+        effects = part.apply(arrived(batch))
         _apply(items, effects.changes.items())
-        _apply(shown, (((output.topic, output.key), output.value) for output in effects.outputs))
+        show(effects.outputs)
+    if loss is not None:
+        show(part.everything())
     by_topic: dict[str, list[dict[str, Any]]] = {}
     for (topic, _), value in shown.items():
         by_topic.setdefault(topic, []).append(REGISTRY.decode(value))
@@ -152,13 +169,16 @@ def test_sessions_of_activity_in_order(data: st.DataObject, events: list[Event])
 
 @given(data=st.data(), events=undone_events(portals=2, max_size=15))
 def test_identities_survive_any_change_of_owner_and_the_loss_of_state(data: st.DataObject, events: list[Event]) -> None:
-    """Evidence and retractions, and copies of them of other kinds, under the key of their portal. What a state that was lost had made of
-    some of them, in other batches, is taken back where it is not what they mean in the end.
+    """Evidence and retractions, and copies of them of other kinds, under the key of their portal. What a state that has lost its end had
+    made of some of them, in other batches, is set right where it is not what they mean in the end.
     """
     evidence = {(event.portal_id, event.event_id) for event in events if matters_to_identity(event)}
     arrivals: list[Arrival] = [(route_key(event), event) for event in events if (event.portal_id, event.event_id) in evidence]
     before = data.draw(deliveries(arrivals))
-    shown = run(new_portals, data.draw(deliveries(arrivals)), lost=before[: data.draw(st.integers(0, len(before)))])
+    kept = data.draw(st.integers(0, len(before)))
+    after = data.draw(deliveries([arrival for batch in before[kept:] for arrival in batch]))
+    loss = Loss(kept, before[kept : data.draw(st.integers(kept, len(before)))])
+    shown = run(new_portals, [*before[:kept], *after], loss=loss)
     expected = resolved(events)
     contacts = [record | {"former_emails": list(record["former_emails"])} for record in shown.get("contacts", ())]
     assert values(contacts, CONTACT) == values(expected.contacts, CONTACT)

@@ -309,7 +309,7 @@ class System:
         assert late <= {row.event_id for row in shown.events}
         shown.events = [row for row in shown.events if row.event_id not in late]
         for name in ("contacts", "links", "sessions", "events"):
-            assert getattr(shown, name) == getattr(expected, name), name
+            assert getattr(shown, name) == getattr(expected, name), _difference(name, getattr(shown, name), getattr(expected, name))
         assert len(shown.rejected) == sum(len(one.conflicts) for one in merged)
         client = clickhouse.connect(self.settings)
         failed = client.execute("SELECT topic, hex(value), reason FROM failed_events WHERE reason != 'conflicting_duplicate'")
@@ -323,6 +323,11 @@ class System:
         """Why these bytes are no event."""
         ((_, refused),) = Registry(self.settings, wait_s=30).decode_events([value], topic).refused
         return refused.reason.value
+
+
+def _difference(name: str, shown: Sequence[object], expected: Sequence[object]) -> str:
+    too_many, missing = ([item for item in some if item not in others] for some, others in ((shown, expected), (expected, shown)))
+    return "\n".join([name, *(f"shown: {item}" for item in too_many[:10]), *(f"expected: {item}" for item in missing[:10])])
 
 
 @contextmanager

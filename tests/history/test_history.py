@@ -46,26 +46,33 @@ class Reader:
         self._history = History(*self._rules)
         self._history.restore(self.items)
 
-    def lose(self) -> None:
-        """The state is gone; what a reader has seen of it stays."""
-        self.items = {}
+    def lose(self, items: dict[bytes, bytes]) -> None:
+        """The state is what it was with these items; what a reader has seen of it since stays."""
+        self.items = items
         self.restart()
 
-    def add(self, arrived: Arrivals, *, again: bool = False) -> Changed:
-        changed = self._history.add(arrived, again=again)
+    def add(self, arrived: Arrivals) -> Changed:
+        changed = self._history.add(arrived)
         self.late += changed.late
-        for removed in self._history.removed(changed):
-            assert again or removed in self.shown
-            self.shown.pop(removed, None)
-        for portal, cookie, *fields in zip(*self._history.columns(changed), strict=True):
-            session = Session(*fields)
-            self.shown[f"{portal}|{cookie}", session.first_event_id] = session
+        assert all(removed in self.shown for removed in self._history.removed(changed))
+        self._show(changed)
         for key, value in changed.items.items():
             if value is None:
                 del self.items[key]
             else:
                 self.items[key] = value
         return changed
+
+    def add_everything(self) -> None:
+        for changed in self._history.everything():
+            self._show(changed)
+
+    def _show(self, changed: Changed) -> None:
+        for removed in self._history.removed(changed):
+            self.shown.pop(removed, None)
+        for portal, cookie, *fields in zip(*self._history.columns(changed), strict=True):
+            session = Session(*fields)
+            self.shown[f"{portal}|{cookie}", session.first_event_id] = session
 
     def sessions(self, portal: int, cookie: Utk) -> list[Session]:
         ours = [session for (name, _), session in self.shown.items() if name == f"{portal}|{cookie}"]
@@ -92,6 +99,7 @@ def _sizes(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(log, "MERGED", 2)
             patch.setattr(log, "SMALL", 4)
             patch.setattr(history, "_COMPACTED_ROWS", 1)
+            patch.setattr(history, "_COOKIES_AT_ONCE", 2)
         yield
 
 
@@ -117,7 +125,7 @@ def test_live_sessions_equal_the_plain_fold(data: st.DataObject, events: list[Ev
 
 @few
 @given(data=st.data(), events=undone_events(max_size=15), policy=policies)
-def test_sessions_of_a_state_that_was_lost_are_taken_back(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
+def test_sessions_of_a_state_that_has_lost_its_end_are_set_right(data: st.DataObject, events: list[Event], policy: SessionPolicy) -> None:
     """Whatever it had made of however many of the events, in whatever batches; and whoever goes on in the middle."""
     expected = sessions_by_cookie(what_counts(events), policy)
     for cookie in {event.utk for event in events if event.utk is not None}:
@@ -125,13 +133,18 @@ def test_sessions_of_a_state_that_was_lost_are_taken_back(data: st.DataObject, e
         copies = [event for event in events if event.event_id in ids]
         reader = Reader(policy)
         before = data.draw(deliveries(copies))
-        for batch in before[: data.draw(st.integers(0, len(before)))]:
+        kept = data.draw(st.integers(0, len(before)))
+        for batch in before[:kept]:
             reader.add(arrived(batch, cookie))
-        reader.lose()
-        for batch in data.draw(deliveries(copies)):
+        items = dict(reader.items)
+        for batch in before[kept : data.draw(st.integers(kept, len(before)))]:
+            reader.add(arrived(batch, cookie))
+        reader.lose(items)
+        for batch in data.draw(deliveries([event for each in before[kept:] for event in each])):
             if data.draw(st.integers(0, 3)) == 0:
                 reader.restart()
-            reader.add(arrived(batch, cookie), again=True)
+            reader.add(arrived(batch, cookie))
+        reader.add_everything()
         assert reader.sessions(1, cookie) == expected.get(cookie, [])
 
 
@@ -152,6 +165,9 @@ def test_many_cookies_at_once(data: st.DataObject, events: list[Event], policy: 
     expected = sessions_by_cookie(what_counts(events), policy)
     assert {cookie: reader.sessions(1, cookie) for cookie in expected} == expected
     assert len(reader.shown) == sum(map(len, expected.values()))
+    reader.shown.clear()
+    reader.add_everything()
+    assert {cookie: reader.sessions(1, cookie) for cookie in expected} == expected
 
 
 @pytest.mark.usefixtures("_sizes")
