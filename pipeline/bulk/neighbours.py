@@ -27,8 +27,6 @@ _RETRY_S = 1.0
 _CONSUMER: dict[str, Any] = {
     "enable.partition.eof": True,
     "queued.max.messages.kbytes": 16_384,
-    "fetch.min.bytes": 1 << 20,
-    "fetch.wait.max.ms": 100,
 }
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FATAL = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
@@ -70,16 +68,17 @@ def batches(settings: Settings, place: Place, start: int, until: int) -> Iterato
     consumer = kafka.consumer(settings, **_CONSUMER)
     consumer.assign([TopicPartition(kafka.topic_name(settings, topic), partition, start)])
     batch: list[Message] = []
-    size = 0
+    size, due = 0, start
     try:
         is_end = False
         while not is_end:
-            for message in consumer.consume(_CONSUME, _CONSUME_S):
+            for message in consumer.consume(min(_CONSUME, max(until - due, 1)), _CONSUME_S):  # no more than are left, or it waits for more
                 offset = message.offset() or 0
                 if (error := message.error()) is not None:
                     is_end |= _is_end(settings, error, complaints) and offset >= until
                     continue
-                is_end |= offset >= until - 1
+                due = offset + 1
+                is_end |= due >= until
                 if offset < until:
                     batch.append(message)
                     size += len(message)
