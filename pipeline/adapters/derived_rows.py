@@ -7,6 +7,7 @@ then the key alone makes the row. Ids and times are sent as text and integers, w
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import polars as pl
 from clickhouse_driver import Client
 
 Record = Mapping[str, Any]
@@ -118,11 +119,12 @@ def insert(
     client.execute(_statement(table), columns, columnar=True)
 
 
-def insert_columns(client: Client, topic: str, columns: Mapping[str, Sequence[Any]], version: int) -> None:
+def insert_frame(client: Client, topic: str, things: pl.DataFrame, version: int) -> None:
     """Writes things as they are, given as columns under the names of their fields, all of one version."""
     table = TABLES[topic]
-    sent = [columns[column.name] for column in table.columns]
-    client.execute(_statement(table), [*sent, [version] * len(sent[0]), [0] * len(sent[0])], columnar=True)
+    sent = [things[column.name] for column in table.columns]
+    versions = (pl.repeat(value, len(things), dtype=pl.UInt64, eager=True) for value in (version, 0))
+    client.execute(_statement(table), [*sent, *versions], columnar=True)
 
 
 def _named(table: Table, key: bytes) -> Record:

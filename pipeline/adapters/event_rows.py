@@ -4,13 +4,15 @@ A row has the fields of all types. An absent text is empty, an absent time 0 (19
 empty list: none of these is a value that an event can have, but for switches, whose type says whether they mean anything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+import polars as pl
 from clickhouse_driver import Client
 
-from pipeline.adapters.raw_batch import EventColumns
+from pipeline.adapters.native_blocks import Column
+from pipeline.adapters.raw_batch import PAIRS, EventColumns
 from pipeline.core.events import TYPES, Event, EventId, PortalId, Utk
 
 MERGED = 1
@@ -18,13 +20,12 @@ MERGED = 1
 
 SWITCHES = frozenset({"new_browser_session", "bot", "create_new_contact", "use_cookie"})
 TIMES = frozenset({"occurred_at", "received_at"})
-PAIRS = "fields"
 
 FIELDS = tuple(dict.fromkeys(name for kind in TYPES.values() for name in kind.__struct_fields__))
 """Every field of any type, each once."""
 _REQUIRED = frozenset({"event_id", "portal_id", "occurred_at"})
 
-Columns = dict[str, Sequence[Any]]
+Columns = dict[str, Column]
 """Columns of one block by name, all of one length."""
 
 
@@ -53,13 +54,18 @@ class Row(NamedTuple):
 def arrivals(batch: EventColumns, partitions: Sequence[int], offsets: Sequence[int], check: int) -> Columns:
     """The block for events that have just come from `partitions` and `offsets` of their topic; `check` names the check that they await."""
     count = len(batch.rows)
-    columns: Columns = {"type": [batch.type] * count, "batch": [check] * count}
-    columns |= {"kafka_partition": partitions, "kafka_offset": offsets}
-    for name, values in batch.columns.items():
-        if name in _REQUIRED:
+    columns: Columns = {
+        "type": pl.repeat(batch.type, count, dtype=pl.String, eager=True),
+        "batch": pl.repeat(check, count, dtype=pl.UInt64, eager=True),
+        "kafka_partition": pl.Series(partitions, dtype=pl.UInt64),
+        "kafka_offset": pl.Series(offsets, dtype=pl.UInt64),
+    }
+    for name in TYPES[batch.type].__struct_fields__:
+        values = batch.column(name)
+        if name == PAIRS:
+            columns[name] = _present(name, values)  # type: ignore[arg-type]
+        elif isinstance(values, pl.Series) and _says_something(name, values):  # else the column's default says it
             columns[name] = values
-        elif any(values):  # else the column's default says it
-            columns[name] = _present(name, values) if None in values else values
     return columns
 
 
@@ -68,7 +74,7 @@ def together(blocks: Sequence[Columns]) -> Columns:
     if len(blocks) == 1:
         return blocks[0]
     names = dict.fromkeys(name for block in blocks for name in block)
-    return {name: [value for block in blocks for value in _column(name, block)] for name in names}
+    return {name: _joined(name, blocks) for name in names}
 
 
 def rows(written: Sequence[Row]) -> Columns:
@@ -107,8 +113,17 @@ def events(client: Client, portal: PortalId, condition: str, **parameters: objec
     return [event(row) for row in client.execute(query, {"portal": portal, **parameters})]
 
 
-def _column(name: str, block: Columns) -> Iterable[Any]:
-    return block[name] if name in block else repeat(_absent(name), len(block["type"]))
+def _says_something(name: str, values: pl.Series) -> bool:
+    return name in _REQUIRED or bool(values.any() if values.dtype == pl.Boolean else values.null_count() < len(values))
+
+
+def _joined(name: str, blocks: Sequence[Columns]) -> Column:
+    sizes = [len(block["type"]) for block in blocks]
+    if name == PAIRS:
+        return [value for block, size in zip(blocks, sizes, strict=True) for value in block.get(name, repeat(_absent(name), size))]
+    there: pl.Series = next(block[name] for block in blocks if name in block)  # type: ignore[assignment]
+    absent = (pl.repeat(None, size, dtype=there.dtype, eager=True) for size in sizes)
+    return pl.concat([block.get(name, none) for block, none in zip(blocks, absent, strict=True)])  # type: ignore[type-var]
 
 
 def _present(name: str, values: Sequence[Any]) -> Sequence[Any]:

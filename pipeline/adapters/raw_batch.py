@@ -24,10 +24,12 @@ from pipeline.core.events import TYPES, Event
 from pipeline.core.outcomes import Reason, Refused
 from pipeline.core.parsing import parse_avro
 
+PAIRS = "fields"
+"""The one field that is no plain value."""
 _TYPES: dict[str, type[pl.DataType]] = (
     dict.fromkeys(("portal_id", "occurred_at", "received_at"), pl.Int64)
     | dict.fromkeys(("new_browser_session", "bot", "create_new_contact", "use_cookie"), pl.Boolean)
-    | {"fields": pl.Object}
+    | {PAIRS: pl.Object}
 )
 """Types of columns that are no texts."""
 FEW = 64
@@ -61,6 +63,15 @@ class EventColumns:
             return _as_lists(self.type, self.table)
         columns = zip(*map(msgspec.structs.astuple, self._events or ()), strict=True)
         return dict(zip(TYPES[self.type].__struct_fields__, map(list, columns), strict=True))
+
+    def column(self, name: str) -> pl.Series | list[Any]:
+        """A field of the type as a column of polars, null where it is absent; the pairs of form fields as a list."""
+        if self.table is None:
+            values = self.columns[name]
+            return values if name == PAIRS else pl.Series(name, values, _TYPES.get(name, pl.String))
+        if name not in self.table.columns:
+            return pl.repeat(None, self.table.height, dtype=_TYPES.get(name, pl.String), eager=True)
+        return self.table[name].to_list() if name == PAIRS else self.table[name]
 
     def cookies(self) -> pl.Series:
         """The utk of each event as bytes, null where it has none."""

@@ -6,7 +6,10 @@ is known of a cookie: its history (pipeline/history), in blocks that speak of ma
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
 
 from pipeline.adapters.avro import Registry
 from pipeline.adapters.changelog import Output
@@ -14,11 +17,12 @@ from pipeline.agents.decoding import Arrived
 from pipeline.agents.policy_mark import PolicyMark
 from pipeline.agents.stateful import Effects
 from pipeline.core.events import EventId, PortalId, Utk
-from pipeline.core.ids import session_id
+from pipeline.core.ids import session_id, uuid5_octets
 from pipeline.core.policy import SessionPolicy
-from pipeline.core.sessions import Retention, Session
+from pipeline.core.sessions import Retention
 from pipeline.history.arrivals import arrivals, together
 from pipeline.history.history import Changed, History
+from pipeline.history.shapes import id_texts
 from pipeline.policy_file import load_policy
 from pipeline.settings import Settings
 
@@ -28,8 +32,8 @@ if TYPE_CHECKING:
 SOURCES = ("page-views", "email-clicks", "form-submissions", "identifies", "custom-events", "event-copies")
 TABLE = "visitors"
 
-Encode = Callable[[str, Sequence[Sequence[Any]]], list[bytes]]
-"""`Registry.encode_columns`."""
+Encode = Callable[[str, pl.DataFrame], list[bytes]]
+"""`Registry.encode_frame`."""
 
 
 class Visitors:
@@ -55,21 +59,22 @@ class Visitors:
 
     def _outputs(self, changed: Changed) -> Iterator[Output]:
         yield from removals(self._history, changed)
-        yield from session_records(columns(self._history, changed), self._encode)
+        yield from session_records(frame(self._history, changed), self._encode)
 
 
-def columns(history: History, changed: Changed) -> list[list[Any]]:
+def frame(history: History, changed: Changed) -> pl.DataFrame:
     """The sessions that are new or different, as columns of the record `session`."""
-    portals, utks, *fields = history.columns(changed)
-    firsts = fields[_FIRST_EVENT]
-    return [portals, utks, list(map(session_id, portals, utks, firsts)), *fields]  # type: ignore[arg-type]
+    sessions = history.frame(changed)
+    names = sessions.select(pl.format("{}|{}|{}", "portal_id", "utk", "first_event_id")).to_series()
+    ids = id_texts(np.frombuffer(uuid5_octets(names), "S16"))  # as `core.ids.session_id`
+    return sessions.insert_column(2, pl.Series("session_id", ids, pl.String))
 
 
-def session_records(sessions: Sequence[Sequence[Any]], encode: Encode) -> Iterator[Output]:
+def session_records(sessions: pl.DataFrame, encode: Encode) -> Iterator[Output]:
     """These columns as records."""
-    portals, utks, ids, *_ = sessions
-    for portal, utk, id_, value in zip(portals, utks, ids, encode("session", sessions), strict=True):
-        yield Output("sessions", f"{portal}|{utk}|{id_}".encode(), value)
+    keys = sessions.select(pl.format("{}|{}|{}", "portal_id", "utk", "session_id").cast(pl.Binary)).to_series()
+    for key, value in zip(keys.to_list(), encode("session", sessions), strict=True):
+        yield Output("sessions", key, value)
 
 
 def removals(history: History, changed: Changed) -> Iterator[Output]:
@@ -79,14 +84,11 @@ def removals(history: History, changed: Changed) -> Iterator[Output]:
         yield Output("sessions", f"{cookie}|{session_id(PortalId(int(portal)), Utk(utk), EventId(first_event))}".encode(), None)
 
 
-_FIRST_EVENT = Session.__struct_fields__.index("first_event_id")
-
-
 def sessionize(settings: Settings) -> "Part":
     """The part, ready to run."""
     from pipeline.agents.harness import Fold, part  # Faust, which a rebuild does not need
 
     registry = Registry(settings)
     retention = Retention(settings.sessions.retention, settings.sessions.max_events_per_cookie)
-    visitors = partial(Visitors, load_policy(settings.policy_file).sessions, retention, registry.encode_columns)
+    visitors = partial(Visitors, load_policy(settings.policy_file).sessions, retention, registry.encode_frame)
     return part(settings, "sessionize", Fold(SOURCES, TABLE, visitors), decode=registry.decode_events)

@@ -60,9 +60,9 @@ def identify_partition(plan: Plan, partition: int, until: int) -> None:
     changelog.fence()
     with neighbours(settings) as at:
         for messages in batches(settings, (EVIDENCE, partition), 0, until):
+            portals = [int(message.key() or 0) for message in messages]  # its key, which only we write (identify.route_key)
             values = [message.value() for message in messages]
-            for batch in at.registry.decode_events(values, EVIDENCE).batches:
-                spilled.write(batch.frame().select("portal_id", pl.Series("value", [values[row] for row in batch.rows], pl.Binary)))
+            spilled.write(pl.DataFrame({"portal_id": portals, "value": values}, {"portal_id": pl.Int64, "value": pl.Binary}))
         for bucket in range(buckets):
             rows = spill.read([directory], bucket)
             for portals in _by_portal(rows) if rows is not None else ():
@@ -77,10 +77,9 @@ def _share(whole: int, part: int, parts: int) -> int:
 
 
 def _write_sessions(at: Neighbours, changelog: Changelog, history: History, changed: Changed) -> None:
-    sessions = sessionize.columns(history, changed)
-    commit(changelog, list(sessionize.session_records(sessions, at.registry.encode_columns)), changed.items)
-    columns = dict(zip(at.registry.fields("session"), sessions, strict=True))
-    at.clickhouse.call(lambda client: derived_rows.insert_columns(client, "sessions", columns, version=0))
+    sessions = sessionize.frame(history, changed)
+    commit(changelog, list(sessionize.session_records(sessions, at.registry.encode_frame)), changed.items)
+    at.clickhouse.call(lambda client: derived_rows.insert_frame(client, "sessions", sessions, version=0))
 
 
 def _by_portal(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

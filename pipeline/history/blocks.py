@@ -4,7 +4,7 @@ A later block speaks for an event instead of an earlier one. A block may also sa
 that are remembered (`bases`); events up to that are forgotten, whichever block has them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lz4.block
@@ -82,33 +82,40 @@ def decoded(value: bytes) -> Block:
 
 
 def _written(rows: Rows, bases: Sessions, of_bases: Ints, names: Names) -> _Written:
-    rows, bases = rows.copy(), bases.copy()
-    cookies = np.unique(np.concatenate([rows["cookie"], of_bases]))
-    texts = _used([rows[name] for name in TEXTS] + [bases[name] for name in SESSION_TEXTS])
-    copies = _used([rows["copies"]])
-    rows["cookie"] = np.searchsorted(cookies, rows["cookie"])
-    for name in TEXTS:
-        rows[name] = np.searchsorted(texts, rows[name])
-    for name in SESSION_TEXTS:
-        bases[name] = np.searchsorted(texts, bases[name])
-    rows["copies"] = np.searchsorted(copies, rows["copies"])
+    cookies = _Used([rows["cookie"], of_bases], len(names.cookies))
+    texts = _Used([rows[name] for name in TEXTS] + [bases[name] for name in SESSION_TEXTS], len(names.texts), also=0)
+    copies = _Used([rows["copies"]], len(names.copies), also=0)
     return _Written(
-        [names.cookies[cookie] for cookie in cookies.tolist()],
-        [names.texts[text] for text in texts.tolist()],
-        [names.copies[copy] for copy in copies.tolist()],
-        _columns(rows),
-        _columns(bases),
-        np.searchsorted(cookies, of_bases).astype("<i4").tobytes(),
+        [names.cookies[cookie] for cookie in cookies.numbers],
+        [names.texts[text] for text in texts.numbers],
+        [names.copies[copy] for copy in copies.numbers],
+        _columns(rows, {"cookie": cookies, "copies": copies} | dict.fromkeys(TEXTS, texts)),
+        _columns(bases, dict.fromkeys(SESSION_TEXTS, texts)),
+        cookies.places(of_bases),
     )
 
 
-def _used(columns: list[npt.NDArray[Any]]) -> Ints:
-    """The numbers in these columns, and 0."""
-    return np.unique(np.concatenate([np.zeros(1, np.int64), *columns]))
+class _Used:
+    """Which numbers, of so many that there are, stand in some columns: in their order. `also` is among them in any case."""
+
+    def __init__(self, columns: Sequence[npt.NDArray[Any]], there_are: int, also: int | None = None) -> None:
+        is_used = np.zeros(there_are, np.bool_)
+        for column in columns:
+            is_used[column] = True
+        if also is not None:
+            is_used[also] = True
+        self.numbers: list[int] = np.flatnonzero(is_used).tolist()
+        self._places = np.cumsum(is_used, dtype=np.int32) - np.int32(1)
+
+    def places(self, column: npt.NDArray[Any]) -> bytes:
+        """Where the numbers of a column are among those used."""
+        places: Ints = self._places[column]
+        return places.astype("<i4").tobytes()
 
 
-def _columns(records: npt.NDArray[np.void]) -> bytes:
-    return b"".join(records[name].tobytes() for name in records.dtype.names or ())
+def _columns(records: npt.NDArray[np.void], used: Mapping[str, _Used]) -> bytes:
+    names = records.dtype.names or ()
+    return b"".join(used[name].places(records[name]) if name in used else records[name].tobytes() for name in names)
 
 
 def _rows(columns: bytes, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from pipeline.core.events import EventId, Millis
 from pipeline.core.policy import SessionPolicy
@@ -122,9 +123,9 @@ class History:
             folded = self._folded(rows, cookies, base).with_bases(base)
             yield Changed(folded.sessions, cookies[folded.cookies], _begin_nothing(rows, folded, cookies), {}, 0)
 
-    def columns(self, changed: Changed) -> list[list[object]]:
-        """The sessions that are new or different, as columns: portal, utk, and the fields of `core.sessions.Session`."""
-        return self._memory.columns(changed.sessions, changed.cookies)
+    def frame(self, changed: Changed) -> pl.DataFrame:
+        """The sessions that are new or different, as columns: `portal_id`, `utk`, and the fields of `core.sessions.Session`."""
+        return self._memory.frame(changed.sessions, changed.cookies)
 
     def removed(self, changed: Changed) -> Iterator[tuple[str, EventId]]:
         """Cookies and first events of the sessions that are gone."""
@@ -178,7 +179,8 @@ class History:
 
     def _merged(self, new: Rows, known: Ints) -> tuple[Rows, Ints]:
         """Of events with several copies, sorted: one row for each that is not as it was, and the numbers of the rows that were."""
-        made: list[tuple[int, Kept]] = []
+        made: list[Kept] = []
+        cookies: list[int] = []
         replaced: list[int] = []
         heads = np.setdiff1d(np.arange(len(new)), 1 + np.flatnonzero(_is_same_event(new[1:], new[:-1])))
         for head, count in zip(heads.tolist(), np.diff(heads, append=len(new)).tolist(), strict=True):
@@ -186,12 +188,12 @@ class History:
             before = None if known[head] == NONE else self._memory.kept(self._table.rows, int(known[head]))
             kept = together(copies if before is None else [before, *copies])
             if kept is not before:
-                made.append((int(new["cookie"][head]), kept))
+                made.append(kept)
+                cookies.append(int(new["cookie"][head]))
                 if before is not None:
                     replaced.append(int(known[head]))
         rows = np.zeros(len(made), ROW)
-        for place, (cookie, kept) in enumerate(made):
-            self._memory.put(rows, place, cookie, kept)
+        self._memory.put(rows, np.array(cookies, np.int64), made)
         return rows, np.array(replaced, np.int64)
 
     def _forgotten_targets(self, new: Rows, targets: Targets) -> int:

@@ -1,9 +1,12 @@
 """What the numbers in rows stand for: cookies, texts, and the copies of events of which rows do not say all."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from pipeline.core.copies import Trace, merge_traces
 from pipeline.core.events import EventId, Millis, PageView, PortalId, Retraction, Utk
@@ -15,6 +18,10 @@ from pipeline.history.words import Words
 
 Targets = Mapping[tuple[int, bytes], bytes]
 """What retractions retract (an event id), by their cookie and their own id."""
+
+_SAID = ("at", "is_active", "starts", *TEXTS, "copies")
+"""Columns of ROW."""
+_NO_TEXTS = (0,) * len(TEXTS)
 
 _encode_copies = msgspec.msgpack.Encoder().encode
 _decode_copies = msgspec.msgpack.Decoder(tuple[Trace, ...]).decode
@@ -48,33 +55,40 @@ class Memory:
             plain["starts"] = views["new_browser_session"].to_numpy()
             for name in TEXTS:
                 plain[name] = self.words.numbers(views[name])
+        cookies = self._cookies.numbers([name for name, _ in arrivals.others])
+        self.put(rows[views.height :], cookies, [keep(event, _split(name)[1]) for name, event in arrivals.others])
         targets: dict[tuple[int, bytes], bytes] = {}
-        for place, (name, event) in enumerate(arrivals.others, views.height):
-            cookie = self._cookies[name]
-            self.put(rows, place, cookie, keep(event, _split(name)[1]))
+        for cookie, (_, event) in zip(cookies.tolist(), arrivals.others, strict=True):
             if isinstance(event, Retraction):
-                targets[cookie, rows["id"][place : place + 1].tobytes()] = ids_of([event.retracts]).tobytes()
+                targets[cookie, ids_of([event.event_id]).tobytes()] = ids_of([event.retracts]).tobytes()
         return rows, targets
 
-    def put(self, rows: Rows, place: int, cookie: int, kept: Kept) -> None:
-        """What is kept of an event as one of the rows."""
-        row = rows[place : place + 1]
-        row["cookie"] = cookie
+    def put(self, rows: Rows, cookies: Ints, kept: Sequence[Kept]) -> None:
+        """What is kept of events as these rows, which are empty."""
+        names = self._cookies.names
+        values = [self._values(names[cookie], each) for cookie, each in zip(cookies.tolist(), kept, strict=True)]
+        if not values:
+            return
+        ids, *columns = zip(*values, strict=True)
+        rows["cookie"], rows["id"] = cookies, ids_of(ids)
+        for name, column in zip(_SAID, columns, strict=True):
+            rows[name] = column
+
+    def _values(self, cookie: str, kept: Kept) -> tuple[Any, ...]:
+        """The id of an event, and the columns _SAID."""
         number = self.words.number
         if isinstance(kept, PageView):
-            row["id"], row["at"], row["is_active"] = ids_of([kept.event_id]), kept.occurred_at, True
-            row["starts"] = kept.new_browser_session
-            for name in TEXTS:
-                row[name] = number(getattr(kept, name))
-            return
+            texts = (number(getattr(kept, name)) for name in TEXTS)
+            return kept.event_id, kept.occurred_at, True, kept.new_browser_session, *texts, 0
         merged = merge_traces(kept)
-        row["id"], row["at"] = ids_of([merged.event_id]), merged.occurred_at
-        activity = activity_of_trace(merged, _split(self._cookies.names[cookie])[1])
-        if activity is not None:
-            _, _, url, referrer, starts = activity
-            row["is_active"], row["starts"], row["url"], row["referrer"] = True, starts, number(url), number(referrer)
-        row["copies"] = len(self._copies)
+        activity = activity_of_trace(merged, _split(cookie)[1])
         self._copies.append(_encode_copies(kept))
+        copies = len(self._copies) - 1
+        if activity is None:
+            return merged.event_id, merged.occurred_at, False, False, *_NO_TEXTS, copies
+        _, _, url, referrer, starts = activity
+        texts = (number({"url": url, "referrer": referrer}.get(name)) for name in TEXTS)
+        return merged.event_id, merged.occurred_at, True, starts, *texts, copies
 
     def kept(self, rows: Rows, place: int) -> Kept:
         """What a row keeps of its event."""
@@ -136,21 +150,27 @@ class Memory:
     def cookie(self, number: int) -> str:
         return self._cookies.names[number]
 
-    def columns(self, sessions: Sessions, cookies: Ints) -> list[list[object]]:
-        """Sessions as columns: portal, utk, and the fields of `core.sessions.Session`."""
-        names = [_split(self._cookies.names[cookie]) for cookie in cookies.tolist()]
-        found: list[list[object]] = [[portal for portal, _ in names], [utk for _, utk in names]]
+    def frame(self, sessions: Sessions, cookies: Ints) -> pl.DataFrame:
+        """Sessions as columns: `portal_id`, `utk`, and the fields of `core.sessions.Session`."""
+        used, places = np.unique(cookies, return_inverse=True)
+        names = [_split(self._cookies.names[cookie]) for cookie in used.tolist()]
+        columns = [
+            pl.Series("portal_id", [portal for portal, _ in names], pl.Int64).gather(places),
+            pl.Series("utk", [utk for _, utk in names], pl.String).gather(places),
+        ]
         for name in SESSION.names or ():
-            column = sessions[name]
+            column = np.ascontiguousarray(sessions[name])
             if name in SESSION_TEXTS:
-                found.append([self.words.texts[number] for number in column.tolist()])
+                columns.append(self._texts(column).alias(name))
             elif name.endswith("_id"):
-                found.append(list(id_texts(np.ascontiguousarray(column))))
-            elif name == "previous_started_at":
-                found.append([None if at == NEVER else at for at in column.tolist()])
+                columns.append(pl.Series(name, id_texts(column), pl.String))
             else:
-                found.append(column.tolist())
-        return found
+                columns.append(pl.Series(name, column, pl.Int64))
+        return pl.DataFrame(columns).with_columns(pl.col("previous_started_at").replace(NEVER, None))
+
+    def _texts(self, numbers: npt.NDArray[np.int32]) -> pl.Series:
+        used, places = np.unique(numbers, return_inverse=True)
+        return pl.Series([self.words.texts[number] for number in used.tolist()], dtype=pl.String).gather(places)
 
 
 class _Cookies(dict[str, int]):

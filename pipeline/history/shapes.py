@@ -3,6 +3,7 @@
 Ids are compared as bytes, which is the order of their texts, since all have their dashes at the same places.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ NEVER = np.iinfo(np.int64).min
 """A time that is absent."""
 
 
-def ids_of(texts: list[str]) -> Ids:
+def ids_of(texts: Iterable[str]) -> Ids:
     """Event ids as bytes."""
     return np.frombuffer(bytes.fromhex("".join(texts).replace("-", "")), "S16")
 

@@ -55,7 +55,7 @@ def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def new_visitors(policy: SessionPolicy = DEFAULTS.sessions) -> Visitors:
-    return Visitors(policy, FOREVER, REGISTRY.encode_columns)
+    return Visitors(policy, FOREVER, REGISTRY.encode_frame)
 
 
 def new_portals(policy: IdentityPolicy = DEFAULTS.identity) -> Portals:
@@ -244,7 +244,7 @@ def test_what_is_forgotten_leaves_the_changelog() -> None:
     items: dict[bytes, bytes] = {}
     numbers = []
     for number in range(400):
-        part = Visitors(SessionPolicy(), Retention(DAY, 100), REGISTRY.encode_columns)
+        part = Visitors(SessionPolicy(), Retention(DAY, 100), REGISTRY.encode_frame)
         part.restore(items)
         effects = part.apply(arrived([(key, page_view(number, at=START + number * 1_800_001))]))
         _apply(items, effects.changes.items())
@@ -254,7 +254,7 @@ def test_what_is_forgotten_leaves_the_changelog() -> None:
 
 
 def test_what_belongs_before_what_is_forgotten_is_counted_as_late() -> None:
-    visitors = Visitors(SessionPolicy(), Retention(DAY, 1_000), REGISTRY.encode_columns)
+    visitors = Visitors(SessionPolicy(), Retention(DAY, 1_000), REGISTRY.encode_frame)
     key = str(page_view(1).utk).encode()
     visitors.apply(arrived([(key, page_view(1, at=START)), (key, page_view(2, at=START + 3 * DAY))]))
     assert visitors.apply(arrived([(key, page_view(3, at=START - 1))])) == ([], {}, 1)

@@ -61,7 +61,7 @@ def said(batches: Sequence[Arrivals], retention: Retention) -> list[tuple[object
     history = History(SessionPolicy(), retention)
     changes = [history.add(batch) for batch in batches]
     assert not any(change.removed for change in changes)
-    return sorted((row for change in changes for row in zip(*history.columns(change), strict=True)), key=repr)
+    return sorted((row for change in changes for row in history.frame(change).iter_rows()), key=repr)
 
 
 def test_no_rows_are_no_sessions(registry: Registry) -> None:

@@ -70,7 +70,7 @@ class Reader:
     def _show(self, changed: Changed) -> None:
         for removed in self._history.removed(changed):
             self.shown.pop(removed, None)
-        for portal, cookie, *fields in zip(*self._history.columns(changed), strict=True):
+        for portal, cookie, *fields in self._history.frame(changed).iter_rows():
             session = Session(*fields)
             self.shown[f"{portal}|{cookie}", session.first_event_id] = session
 
