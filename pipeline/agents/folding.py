@@ -159,7 +159,7 @@ class Folding:
         events = sum(map(len, new))
         late = 0
         if applied != held.applied:
-            effects = self._effects(held, new)
+            effects = self._effects(held, new, again=again)
             changes = effects.changes | {_AGAIN: b"1"} if again else effects.changes
             held.changelog.commit(effects.outputs, changes, applied, held.topic_ids)
             held.applied = applied
@@ -168,11 +168,11 @@ class Folding:
         for batch in batches:
             self._health.committed(batch.partition, batch.topic, batch.offsets[-1])
 
-    def _effects(self, held: _Held, new: Sequence[Arrived]) -> Effects:
+    def _effects(self, held: _Held, new: Sequence[Arrived], *, again: bool) -> Effects:
         if not any(map(len, new)):
             return Effects([], {})  # all refused: still, this is how far we have come
         try:
-            return held.part.apply(new)
+            return held.part.apply(new, again=again)
         except msgspec.DecodeError:  # of state: records are decoded before
             with held.changelog.understood():
                 raise

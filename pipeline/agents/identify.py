@@ -60,7 +60,7 @@ class Portals:
         for portal, of_portal in traces.items():
             self._identities(portal).advance(of_portal)
 
-    def apply(self, arrived: Sequence[Arrived]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:  # noqa: ARG002 - no evidence is ever forgotten
         """Folds in the evidence of a batch."""
         traces: dict[PortalId, list[Trace]] = defaultdict(list)
         for event in chain.from_iterable(each.events() for each in arrived):

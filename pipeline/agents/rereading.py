@@ -9,12 +9,12 @@ read again. Found when a partition is opened, for each source topic:
 | n | at most n + 1 | n | all is well |
 | n | m > n + 1 | n + 1 ... | these, of all topics, are read again before anything else, in the order of their Kafka timestamps |
 | n | m > n + 1 | less: its beginning was deleted | DeletedError (or skipped, see adapters/deleted.py) |
-| n | whatever | no n any more: its end is before it | MadeAnewError: new records would be taken for old ones |
+| n | m | no n or no m - 1 any more: its end is before it | MadeAnewError: new records would be taken for old ones |
 | n, of another topic of that name | whatever | whatever | MadeAnewError, likewise (`same`) |
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from pipeline.adapters import deleted, kafka, topic_ids
 from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import patiently
+from pipeline.adapters.contracts import RAW_TOPICS, load_topics
 from pipeline.logs import logger
 from pipeline.replay import registry
 from pipeline.settings import Settings
@@ -45,7 +46,9 @@ class Sources:
         now = topic_ids.topic_ids(self._settings, [*self._logical.values()])
         if anew := topic_ids.made_anew(before, now):
             names = ", ".join(kafka.topic_name(self._settings, topic) for topic in anew)
-            raise self._made_anew(f"{names}: deleted and made again since the state in {self._changelog} was computed from what was there")
+            raise self._made_anew(
+                f"{names}: deleted and made again since the state in {self._changelog} was computed from what was there", anew
+            )
         return {**before, **now}
 
     def missed(self, partition: int, applied: Mapping[str, int], generation: int, *, again: bool) -> Iterator[list[Batch]]:
@@ -73,8 +76,8 @@ class Sources:
         for place in committed:
             due = applied[topic] + 1 if (topic := self._logical[place.topic]) in applied else self._first(topic, partition)
             begin, end = self._ends(asking, place)
-            if end < due:
-                raise self._made_anew(self._shorter(place, due, end))
+            if end < max(due, place.offset):
+                raise self._made_anew(self._shorter(place, max(due, place.offset), end), [topic])
             if place.offset > due:
                 is_behind = True
                 if begin > due:
@@ -96,11 +99,16 @@ class Sources:
 
     def _shorter(self, place: TopicPartition, due: int, end: int) -> str:
         return (
-            f"{place.topic}[{place.partition}] ends at offset {end:,}, and the state in {self._changelog} has come to {due:,}: the topic "
-            "was made anew, or has lost its end"
+            f"{place.topic}[{place.partition}] ends at offset {end:,}, and {self._app} (its state is in {self._changelog}) has come to "
+            f"{due:,}: the topic was made anew, or has lost its end"
         )
 
-    def _made_anew(self, what: str) -> deleted.MadeAnewError:
+    def _made_anew(self, what: str, topics: Iterable[str]) -> deleted.MadeAnewError:
+        if derived := sorted(set(topics) & (load_topics().keys() - set(RAW_TOPICS.values()))):
+            return deleted.MadeAnewError(
+                f"{what}. What was in {', '.join(derived)} follows from the raw topics, but is written only once: build a new generation "
+                "(`python -m pipeline replay start`), switch to it (`replay switch`), and drop this one (`replay drop`)."
+            )
         return deleted.MadeAnewError(
             f"{what}. To compute the state again from what the topics have now: stop {self._app}, delete the "
             f"topic {self._changelog}, make it again (`python -m pipeline topics create`), start."
@@ -140,7 +148,7 @@ class Sources:
         """The first offset that there is: what was due was deleted since we looked. As `missed` if it may not be missed."""
         begin, end = self._ends(consumer, due)
         if end < due.offset:
-            raise self._made_anew(self._shorter(due, due.offset, end))
+            raise self._made_anew(self._shorter(due, due.offset, end), [self._logical[due.topic]])
         if begin > due.offset:
             deleted.gone(self._settings, self._app, (due.topic, due.partition), range(due.offset, min(begin, stop)))
         consumer.assign([TopicPartition(due.topic, due.partition, begin)])

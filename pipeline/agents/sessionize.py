@@ -48,9 +48,9 @@ class Visitors:
         """Becomes the state that these items of the changelog are. UserError if it was made under another policy."""
         self._history.restore(self._mark.check(items))
 
-    def apply(self, arrived: Sequence[Arrived]) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], *, again: bool = False) -> Effects:
         """Folds in the events of a batch, each with the key of its record."""
-        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches))
+        changed = self._history.add(together(arrivals(batch, each.keys) for each in arrived for batch in each.batches), again=again)
         return Effects(list(self._outputs(changed)), self._mark.changes() | changed.items, changed.late)
 
     def everything(self) -> Iterator[Output]:

@@ -21,8 +21,12 @@ class StatefulPart(Protocol):
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         """Becomes the state that was written as `changes` before. Called once, first. UserError if it cannot be used any more."""
 
-    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
-        """Folds in what came from some topics. A record that was applied never comes again."""
+    def apply(self, arrived: Sequence[Arrived], /, *, again: bool = False) -> Effects:
+        """Folds in what came from some topics. A record that was applied never comes again.
+
+        Unless the state that had it was lost: `again`, after which comes `everything`. What is forgotten meanwhile, and will be missing
+        there, is among the outputs.
+        """
 
     def everything(self) -> Iterator[Output]:
         """All that follows from the state; and of whatever could be named after its events, and is not there, that there is nothing. For

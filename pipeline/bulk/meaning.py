@@ -65,8 +65,8 @@ def identify_partition(plan: Plan, partition: int, until: int) -> None:
             spilled.write(pl.DataFrame({"portal_id": portals, "value": values}, {"portal_id": pl.Int64, "value": pl.Binary}))
         for bucket in range(buckets):
             rows = spill.read([directory], bucket)
-            for portals in _by_portal(rows) if rows is not None else ():
-                _write_portals(at, changelog, portals, Portals(plan.policy.identity, at.registry.encode))
+            for of_portals in _by_portal(rows) if rows is not None else ():
+                _write_portals(at, changelog, of_portals, Portals(plan.policy.identity, at.registry.encode))
     commit(changelog, [], PolicyMark(plan.policy.identity, "[identity]").changes(), {EVIDENCE: until - 1}, topic_ids(settings, [EVIDENCE]))
     changelog.close()
 

@@ -96,8 +96,12 @@ class History:
         self._last[everybody] = self._folded(rows, everybody, base).last(base)
         self._count_anew(self._activity(rows), everybody)
 
-    def add(self, arrivals: Arrivals) -> Changed:
-        """Adds events. What it returns is good until the next call."""
+    def add(self, arrivals: Arrivals, *, again: bool = False) -> Changed:
+        """Adds events. What it returns is good until the next call.
+
+        With `again` readers may know sessions of a history that was lost, and will be told `everything` at the end: of cookies of which
+        something is forgotten, which that will not tell, all is among what changed.
+        """
         if self._is_to_compact():
             self._table.compact()
             self._memory.compact(self._table.rows, (self._last, self._base))
@@ -110,7 +114,7 @@ class History:
         count = int(late.sum()) + self._forgotten_targets(new, targets)
         if not len(new):
             return Changed(np.zeros(0, SESSION), np.zeros(0, np.int64), [], {}, count)
-        return self._fold_in(new, replaced)._replace(late=count)
+        return self._fold_in(new, replaced, again=again)._replace(late=count)
 
     def everything(self) -> Iterator[Changed]:
         """All sessions, some cookies at a time; gone is whatever could begin with an event that is remembered, and does not.
@@ -118,10 +122,12 @@ class History:
         For readers who may know sessions of a history that was lost.
         """
         for first in range(0, len(self._memory), _COOKIES_AT_ONCE):
-            cookies = np.arange(first, min(first + _COOKIES_AT_ONCE, len(self._memory)))
-            rows, base = self._table.rows[self._table.of(cookies)], self._base[cookies]
-            folded = self._folded(rows, cookies, base).with_bases(base)
-            yield Changed(folded.sessions, cookies[folded.cookies], _begin_nothing(rows, folded, cookies), {}, 0)
+            yield self._everything_of(np.arange(first, min(first + _COOKIES_AT_ONCE, len(self._memory))))
+
+    def _everything_of(self, cookies: Ints) -> Changed:
+        rows, base = self._table.rows[self._table.of(cookies)], self._base[cookies]
+        folded = self._folded(rows, cookies, base).with_bases(base)
+        return Changed(folded.sessions, cookies[folded.cookies], _begin_nothing(rows, folded, cookies), {}, 0)
 
     def frame(self, changed: Changed) -> pl.DataFrame:
         """The sessions that are new or different, as columns: `portal_id`, `utk`, and the fields of `core.sessions.Session`."""
@@ -212,7 +218,7 @@ class History:
 
     # Sessions
 
-    def _fold_in(self, new: Rows, replaced: Ints) -> Changed:
+    def _fold_in(self, new: Rows, replaced: Ints, *, again: bool) -> Changed:
         new = new[np.lexsort((new["id"], new["at"], new["cookie"]))]
         cookies = np.unique(new["cookie"]).astype(np.int64)
         owners = np.searchsorted(cookies, new["cookie"])
@@ -229,14 +235,15 @@ class History:
         if is_general.any():
             general = cookies[is_general]
             found, after[is_general] = self._fold_again(general, new[is_general[owners]], replaced)
-            changed = Changed(
-                np.concatenate([changed.sessions, found.sessions]), np.concatenate([changed.cookies, found.cookies]), found.removed, {}, 0
-            )
+            changed = _joined(changed, found)
         self._last[cookies] = after
         self._table.remove(replaced)
         numbers = self._table.append(new, 0)
-        forgetting = self._forget(cookies)
+        forgetting = self._to_forget(cookies)
         if len(forgetting):
+            if again:
+                changed = _joined(changed, self._everything_of(forgetting))
+            self._forget(forgetting)
             numbers = numbers[self._table.is_there()[numbers]]
         items = self._log.write(self._table, numbers, self._base, forgetting, self._memory.names(), anew=self._is_to_compact())
         return changed._replace(items=items)
@@ -302,14 +309,16 @@ class History:
 
     # Forgetting
 
-    def _forget(self, cookies: Ints) -> Ints:
-        """Forgets the oldest events of those of these cookies for which it is time; they have a new base then. Which ones."""
+    def _to_forget(self, cookies: Ints) -> Ints:
+        """Those of these cookies for which it is time."""
         period, most = self._retention
         count, last = self._active[cookies], self._last["ended_at"][cookies]
         remembered = last - np.where(count > 0, self._oldest[cookies], last)
-        cookies = cookies[(remembered > period * _SLACK) | (count > most * _SLACK)]
-        if not len(cookies):
-            return cookies
+        return cookies[(remembered > period * _SLACK) | (count > most * _SLACK)]
+
+    def _forget(self, cookies: Ints) -> None:
+        """Forgets the oldest events of these cookies; they have a new base then."""
+        period, most = self._retention
         numbers = self._table.of(cookies)
         active = self._activity(self._table.rows[numbers])
         heads = np.flatnonzero(np.diff(active["cookie"], prepend=-1))
@@ -320,7 +329,6 @@ class History:
         self._base[cookies] = self._folded(active[is_beyond], cookies, base).last(base)
         self._count_anew(active[~is_beyond], cookies)
         self._table.remove(numbers[self._is_forgotten(self._table.rows[numbers])])
-        return cookies
 
     def _is_forgotten(self, rows: Rows) -> Flags:
         """Of rows: whether their cookies' bases speak for them. What is no activity, another cookie's say, is as old as its latest copy."""
@@ -328,6 +336,12 @@ class History:
         for place in np.flatnonzero(forgotten & ~rows["is_active"] & (rows["copies"] > 0)).tolist():
             forgotten[place] = self._memory.latest_copy(rows, place) <= self._base["ended_at"][int(rows["cookie"][place])]
         return forgotten
+
+
+def _joined(changed: Changed, also: Changed) -> Changed:
+    """Two parts of what a batch changed."""
+    sessions, cookies = np.concatenate([changed.sessions, also.sessions]), np.concatenate([changed.cookies, also.cookies])
+    return Changed(sessions, cookies, [*changed.removed, *also.removed], {}, 0)
 
 
 def _is_same_event(rows: Rows, others: Rows) -> Flags:

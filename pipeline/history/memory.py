@@ -78,7 +78,7 @@ class Memory:
         """The id of an event, and the columns _SAID."""
         number = self.words.number
         if isinstance(kept, PageView):
-            texts = (number(getattr(kept, name)) for name in TEXTS)
+            texts = tuple(number(getattr(kept, name)) for name in TEXTS)
             return kept.event_id, kept.occurred_at, True, kept.new_browser_session, *texts, 0
         merged = merge_traces(kept)
         activity = activity_of_trace(merged, _split(cookie)[1])
@@ -87,7 +87,7 @@ class Memory:
         if activity is None:
             return merged.event_id, merged.occurred_at, False, False, *_NO_TEXTS, copies
         _, _, url, referrer, starts = activity
-        texts = (number({"url": url, "referrer": referrer}.get(name)) for name in TEXTS)
+        texts = _NO_TEXTS if url is None else tuple(number({"url": url, "referrer": referrer}.get(name)) for name in TEXTS)
         return merged.event_id, merged.occurred_at, True, starts, *texts, copies
 
     def kept(self, rows: Rows, place: int) -> Kept:

@@ -55,7 +55,7 @@ class Counts:
     def restore(self, items: Mapping[bytes, bytes]) -> None:
         self.counts.update({key: int(value) for key, value in items.items()})
 
-    def apply(self, arrived: Sequence[Arrived], /) -> Effects:
+    def apply(self, arrived: Sequence[Arrived], /, *, again: bool = False) -> Effects:
         events: list[Any] = [event for each in arrived for event in each.events()]
         if b"poison" in events:
             raise ValueError("the part has a bug")

@@ -12,6 +12,7 @@ from pipeline.adapters.batching import Batch
 from pipeline.adapters.changelog import APPLIED, Changelog, FencedError, RetryError
 from pipeline.adapters.deleted import DeletedError, MadeAnewError
 from pipeline.adapters.kafka import DamagedError
+from pipeline.adapters.topic_ids import topic_ids
 from pipeline.agents import folding as module
 from pipeline.agents.folding import Fold, Folding
 from pipeline.agents.health import Health
@@ -21,6 +22,7 @@ from pipeline.replay.registry import About, Generation, State
 from pipeline.settings import Settings
 from tests.agents.counting import CHANGELOG, SOURCES, TOTALS, Counts, decode
 from tests.agents.running import Toy
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -140,6 +142,28 @@ def test_state_that_is_older_than_the_offsets_is_brought_up_to_date(toy: Toy) ->
     assert toy.totals() == {b"a": 6, b"b": 1}
 
 
+def test_after_a_loss_everything_is_said_again(toy: Toy) -> None:
+    """Also of what did not come again: readers may know of it what the lost state had made of it."""
+    published(toy)
+    older = changelog(toy)
+    older.open()
+    older.commit([], {b"a": b"1", b"c": b"5"}, {"apples": 0})
+    assert new_folding(toy.settings).settle([batch(b"a", topic="pears", first=2)])
+    assert toy.totals() == {b"a": 6, b"b": 1, b"c": 5}
+    assert changelog(toy).open().items.keys() == {b"a", b"b", b"c"}
+
+
+def test_who_is_killed_amid_reading_again_says_everything_when_it_is_back(toy: Toy) -> None:
+    """The state is as far as the group has committed by then, and knows that not all has been said."""
+    published(toy)
+    amid = changelog(toy)
+    amid.open()
+    amid.commit([], {b"a": b"5", b"b": b"1", b"again": b"1"}, {"apples": 3, "pears": 2})
+    assert new_folding(toy.settings).settle([batch(b"c", first=4)])
+    assert toy.totals() == {b"a": 5, b"b": 1, b"c": 1}
+    assert changelog(toy).open().items.keys() == {b"a", b"b", b"c"}
+
+
 def test_state_whose_records_are_gone_too_is_refused(toy: Toy) -> None:
     """Which, and what to do; with leave to lose them it goes on with what there is."""
     published(toy)
@@ -185,7 +209,9 @@ def test_state_that_is_ahead_of_its_topic_is_refused(toy: Toy, folding: Folding)
     ahead = changelog(toy)
     ahead.open()
     ahead.commit([], {b"a": b"1000"}, {"apples": 999})
-    with pytest.raises(MadeAnewError, match=r"ends at offset 10, and the state in .*count-keys-changelog has come to 1,000.*topics create"):
+    with pytest.raises(
+        MadeAnewError, match=r"ends at offset 10, and count .its state is in .*count-keys-changelog. has come to 1,000.*topics create"
+    ):
         folding.settle([batch(b"a")])
 
 
@@ -200,6 +226,16 @@ def test_state_of_another_topic_is_refused(toy: Toy, folding: Folding, running: 
     toy.make_anew(CHANGELOG)
     assert new_folding(toy.settings).settle([batch(b"c", b"c")])
     assert toy.totals() == {b"a": 1, b"b": 1, b"c": 2}
+
+
+@pytest.mark.parametrize("is_raw", [True, False], ids=["raw", "derived"])
+def test_what_to_do_about_a_topic_that_is_another_one_depends_on_who_writes_it(toy: Toy, is_raw: bool) -> None:
+    """What producers wrote may come again; what a part of ours has written of records that it has committed does not."""
+    toy.make_topics([topic := "page-views" if is_raw else "identity-evidence"])
+    until(lambda: bool(topic_ids(toy.settings, [topic])))
+    sources = Sources(toy.settings, "identify", [topic], "its-changelog")
+    with pytest.raises(MadeAnewError, match=r"delete the topic its-changelog" if is_raw else r"replay start"):
+        sources.same({topic: "another id"})
 
 
 def test_state_from_before_the_ids_is_read(toy: Toy, folding: Folding) -> None:

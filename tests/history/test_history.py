@@ -51,10 +51,10 @@ class Reader:
         self.items = items
         self.restart()
 
-    def add(self, arrived: Arrivals) -> Changed:
-        changed = self._history.add(arrived)
+    def add(self, arrived: Arrivals, *, again: bool = False) -> Changed:
+        changed = self._history.add(arrived, again=again)
         self.late += changed.late
-        assert all(removed in self.shown for removed in self._history.removed(changed))
+        assert again or all(removed in self.shown for removed in self._history.removed(changed))
         self._show(changed)
         for key, value in changed.items.items():
             if value is None:
@@ -143,9 +143,30 @@ def test_sessions_of_a_state_that_has_lost_its_end_are_set_right(data: st.DataOb
         for batch in data.draw(deliveries([event for each in before[kept:] for event in each])):
             if data.draw(st.integers(0, 3)) == 0:
                 reader.restart()
-            reader.add(arrived(batch, cookie))
+            reader.add(arrived(batch, cookie), again=True)
         reader.add_everything()
         assert reader.sessions(1, cookie) == expected.get(cookie, [])
+
+
+def test_what_is_forgotten_while_it_is_read_again_is_set_right_before() -> None:
+    """The lost state had a session that another event has now, and one with an event that was retracted since. Both are too old to be
+    remembered once all is read again.
+    """
+    reader = Reader(SessionPolicy(), Retention(DAY, 100))
+    view, extra, later = page_view(1, at=START + 300_000), page_view(3, at=START + 4 * HOUR + 60_000), page_view(5, at=START + 10 * DAY)
+    reader.add(arrived([before := page_view(2, at=START + 4 * HOUR)], None))
+    items = dict(reader.items)
+    reader.add(arrived([view, extra], None))
+    reader.lose(items)
+    gone = retraction(4, at=START + 5 * HOUR, retracts=3)
+    first = custom_event(6, at=START)
+    reader.add(together([arrived([view, first, extra], None), arrived([gone], view.utk)]), again=True)
+    reader.add(arrived([later], None), again=True)
+    reader.add_everything()
+    assert reader.late == 0
+    assert view.utk is not None
+    assert reader.sessions(1, view.utk) == sessions_by_cookie([first, view, before, later], SessionPolicy())[view.utk]
+    assert len(reader.shown) == 3
 
 
 @pytest.mark.usefixtures("_sizes")
