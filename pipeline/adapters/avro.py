@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import msgspec
 import polars as pl
 
+from pipeline.adapters import avro_frames
+from pipeline.adapters.avro_columns import flat_fields
 from pipeline.adapters.avro_reader import SchemaReader, UnreadableError, has_empty_items
 from pipeline.adapters.avro_writer import Writer, writer
 from pipeline.adapters.contracts import SchemaVersion, load_schemas
@@ -65,11 +67,11 @@ class Registry:
         return self._headers[record] + self._writers[record]([fields[name] for name in names])
 
     def encode_frame(self, record: str, records: pl.DataFrame) -> list[bytes]:
-        """Derived records that are given as columns, in the order of the schema: faster than one by one."""
-        types = (field["type"] for field in load_schemas()[record][-1].json["fields"])
-        encoded = [list(map(writer(type_), column.to_list())) for type_, column in zip(types, records, strict=True)]
+        """Derived records of a flat schema that are given as columns, in the order of its fields: faster than one by one."""
+        fields = flat_fields(load_schemas()[record][-1].json)
+        assert fields is not None, f"a {record} is not flat"
         header = self._headers[record]
-        return [header + b"".join(fields) for fields in zip(*encoded, strict=True)]
+        return [header + value for value in avro_frames.encoded(records, fields)]
 
     def decode(self, value: bytes) -> dict[str, Any]:
         """A derived record with the fields that it was written with. UnreadableError if the bytes are no record of a known schema."""
