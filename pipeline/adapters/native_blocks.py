@@ -41,37 +41,39 @@ def send(connection: Connection, columns_with_types: Sequence[tuple[str, str]], 
         write_binary_str(type_, stream.fout)
         if connection.server_info.used_revision >= DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION:
             write_binary_uint8(0, stream.fout)
-        if isinstance(column, pl.Series) and (octets := encoded(column, type_)) is not None:
-            stream.fout.write(octets)
+        if isinstance(column, pl.Series) and (pieces := encoded(column, type_)) is not None:
+            for octets in pieces:
+                stream.fout.write(octets)  # of anything but `bytes` the driver's writer would take what lies beside it in memory
         else:
             values = column.to_list() if isinstance(column, pl.Series) else column
             write_column(connection.context, name, type_, values, stream.fout)
     stream.finalize()
 
 
-def encoded(column: pl.Series, type_: str) -> bytes | None:
-    """A column's bytes in the native format; None if this type is the driver's business."""
+def encoded(column: pl.Series, type_: str) -> list[bytes] | None:
+    """A column's bytes in the native format, in pieces; None if this type is the driver's business."""
     if type_.startswith("Nullable("):
         values = encoded(column, type_.removeprefix("Nullable(").removesuffix(")"))
-        return None if values is None else column.is_null().cast(pl.UInt8).to_numpy().tobytes() + values
+        return None if values is None else [column.is_null().cast(pl.UInt8).to_numpy().tobytes(), *values]
     if type_ == "String":
-        return _texts(column.fill_null(""))
+        return _texts(column.fill_null("")) if len(column) else []
     if type_ in _NUMBERS:
         numbers = column.cast(pl.UInt8) if column.dtype == pl.Boolean else column
-        return numbers.fill_null(0).to_numpy().astype(_NUMBERS[type_], copy=False).tobytes()
+        return [numbers.fill_null(0).to_numpy().astype(_NUMBERS[type_], copy=False).tobytes()]
     return None
 
 
-def _texts(column: pl.Series) -> bytes:
+def _texts(column: pl.Series) -> list[bytes]:
+    """The size of the first text, and all else: with the sizes of the others before them, where polars has left room."""
     sizes = column.str.len_bytes().to_numpy().astype(np.int64)
-    if not len(sizes):
-        return b""
     width = max(-(-int(sizes.max()).bit_length() // _SIZE_BITS), 1)
-    room = "\0" * width
-    joined = pl.select(pl.lit(room) + pl.lit(column).str.join(room)).to_series().cast(pl.Binary).item()
-    octets = np.frombuffer(joined, np.uint8).copy()
-    begins = np.cumsum(sizes + width) - sizes - width
+    octets = bytearray(column.str.join("\0" * width).cast(pl.Binary).item())
+    places = np.frombuffer(octets, np.uint8)
+    between = np.cumsum(sizes[:-1] + width) - width
+    first = bytearray(width)
     for place in range(width):
         more = 0x80 if place < width - 1 else 0
-        octets[begins + place] = sizes >> _SIZE_BITS * place & 0x7F | more
-    return octets.tobytes()
+        written = (sizes >> _SIZE_BITS * place & 0x7F | more).astype(np.uint8)
+        first[place] = written[0]
+        places[between + place] = written[1:]
+    return [bytes(first), bytes(octets)]
