@@ -1,6 +1,6 @@
 """Second stage: what was read -> sessions, contacts, links and owners; in Kafka, with the state of the workers, and in ClickHouse.
 
-Each unit is one partition of a changelog, bucket by bucket; each bucket is a transaction of outputs and items. The offsets applied come
+Each unit is one partition of a changelog, bucket by bucket; some buckets are a transaction of outputs and items. The offsets applied come
 with the last transaction, so state that is not whole says of no record that it has it. Rows have version 0: all that live
 workers write later about the same thing has a higher offset.
 """
@@ -30,6 +30,8 @@ EVIDENCE_ROWS = 10_000
 _PORTAL_ROWS = 5_000
 """About so much evidence becomes state and outputs together; a portal stays whole."""
 _INSERT_ROWS = 50_000
+_SESSION_ROWS = 20_000
+"""About so many rows of a derived topic are written together."""
 
 
 def sessionize_partition(plan: Plan, partition: int, applied: dict[str, int], messages: int, size: int) -> None:
@@ -40,13 +42,15 @@ def sessionize_partition(plan: Plan, partition: int, applied: dict[str, int], me
     changelog = Changelog(settings, "sessionize", sessionize.TABLE, partition)
     changelog.fence()
     with neighbours(settings) as at:
+        written = _Sessions(at, changelog)
         for bucket in range(buckets):
             rows = spill.read([plan.spill(f"{topic}-{partition}") for topic in sessionize.SOURCES], bucket)
             if rows is not None:
                 history = History(plan.policy.sessions, retention, next_block)
-                _write_sessions(at, changelog, history, history.add(activity.arrivals(rows, at.registry)))
+                written.add(history, history.add(activity.arrivals(rows, at.registry)))
                 next_block = history.next_block
             report(_share(messages, bucket, buckets), _share(size, bucket, buckets))
+        written.flush()
     commit(changelog, [], PolicyMark(plan.policy.sessions, "[sessions]").changes(), applied, topic_ids(settings, applied))
     changelog.close()
 
@@ -63,6 +67,7 @@ def identify_partition(plan: Plan, partition: int, until: int) -> None:
             portals = [int(message.key() or 0) for message in messages]  # its key, which only we write (identify.route_key)
             values = [message.value() for message in messages]
             spilled.write(pl.DataFrame({"portal_id": portals, "value": values}, {"portal_id": pl.Int64, "value": pl.Binary}))
+        spilled.close()
         for bucket in range(buckets):
             rows = spill.read([directory], bucket)
             for of_portals in _by_portal(rows) if rows is not None else ():
@@ -76,10 +81,30 @@ def _share(whole: int, part: int, parts: int) -> int:
     return whole * (part + 1) // parts - whole * part // parts
 
 
-def _write_sessions(at: Neighbours, changelog: Changelog, history: History, changed: Changed) -> None:
-    sessions = sessionize.frame(history, changed)
-    commit(changelog, list(sessionize.session_records(sessions, at.registry.encode_frame)), changed.items)
-    at.clickhouse.call(lambda client: derived_rows.insert_frame(client, "sessions", sessions, version=0))
+class _Sessions:
+    """Sessions and state of several buckets, which are written together: a transaction and an INSERT take tens of milliseconds however
+    small they are.
+    """
+
+    def __init__(self, at: Neighbours, changelog: Changelog) -> None:
+        self._at = at
+        self._changelog = changelog
+        self._frames: list[pl.DataFrame] = []
+        self._items: dict[bytes, bytes | None] = {}
+
+    def add(self, history: History, changed: Changed) -> None:
+        self._frames.append(sessionize.frame(history, changed))
+        self._items |= changed.items
+        if sum(map(len, self._frames)) >= _SESSION_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._frames:
+            return
+        sessions = pl.concat(self._frames, rechunk=True)
+        commit(self._changelog, list(sessionize.session_records(sessions, self._at.registry.encode_frame)), self._items)
+        self._at.clickhouse.call(lambda client: derived_rows.insert_frame(client, "sessions", sessions, version=0))
+        self._frames, self._items = [], {}
 
 
 def _by_portal(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -72,16 +72,15 @@ def batches(settings: Settings, place: Place, start: int, until: int) -> Iterato
     try:
         is_end = False
         while not is_end:
-            for message in consumer.consume(min(_CONSUME, max(until - due, 1)), _CONSUME_S):  # no more than are left, or it waits for more
-                offset = message.offset() or 0
-                if (error := message.error()) is not None:
-                    is_end |= _is_end(settings, error, complaints) and offset >= until
-                    continue
-                due = offset + 1
+            messages = consumer.consume(min(_CONSUME, max(until - due, 1)), _CONSUME_S)  # no more than are left, or it waits for more
+            for message in [message for message in messages if message.error() is not None]:
+                messages.remove(message)
+                is_end |= _is_end(settings, message, complaints) and _offset(message) >= until
+            if messages:
+                due = _offset(messages[-1]) + 1
                 is_end |= due >= until
-                if offset < until:
-                    batch.append(message)
-                    size += len(message)
+                batch += messages if due <= until else [message for message in messages if _offset(message) < until]
+                size += sum(map(len, messages))
             if batch and (is_end or len(batch) >= BATCH_RECORDS or size >= BATCH_BYTES):
                 yield batch
                 batch, size = [], 0
@@ -89,8 +88,13 @@ def batches(settings: Settings, place: Place, start: int, until: int) -> Iterato
         consumer.close()
 
 
-def _is_end(settings: Settings, error: KafkaError, complaints: Complaints) -> bool:
-    """Whether this only says that there is no more; UserError if waiting does not help."""
+def _offset(message: Message) -> int:
+    return message.offset() or 0
+
+
+def _is_end(settings: Settings, message: Message, complaints: Complaints) -> bool:
+    """Whether this error only says that there is no more; UserError if waiting does not help."""
+    error: KafkaError = message.error()  # type: ignore[assignment]
     if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
         return True
     if error.fatal() or error.code() in _FATAL:

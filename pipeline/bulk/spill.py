@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 _LENGTH_BYTES = 8
+_ROWS_AT_ONCE = 75_000
 
 
 class Spill:
@@ -22,8 +23,17 @@ class Spill:
         directory.mkdir(parents=True)
         self._directory = directory
         self._bucket = (pl.col(key).hash() % buckets).alias("bucket")
+        self._waiting: list[pl.DataFrame] = []
 
     def write(self, rows: pl.DataFrame) -> None:
+        """On disk once there are many: small blocks cost more for each row, here and where they are read."""
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = pl.concat(self._waiting)
+        self._waiting = []
         for (bucket,), part in rows.with_columns(self._bucket).partition_by("bucket", as_dict=True, include_key=False).items():
             block = io.BytesIO()
             part.write_ipc_stream(block, compression="lz4")
@@ -32,7 +42,9 @@ class Spill:
                 file.write(block.getbuffer())
 
     def close(self) -> None:
-        """On disk, whatever happens to the machine: whoever goes on after this unit reads it and no longer the log."""
+        """All is on disk, whatever happens to the machine: whoever goes on after this unit reads it and no longer the log."""
+        if self._waiting:
+            self._flush()
         for file in self._directory.iterdir():
             _to_disk(file)
         _to_disk(self._directory)
