@@ -18,7 +18,7 @@ from pipeline.replay.what_if import what_if
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
 from tests.adapters.test_views import by_id
-from tests.builders import HOUR, START, event_id, form_submission, line, page_view, utk
+from tests.builders import HOUR, START, event_id, form_submission, line, page_view, retraction, utk
 from tests.cli.conftest import Run
 from tests.end_to_end.collisions import collisions
 from tests.replay.conftest import built, in_kafka, pointed
@@ -96,6 +96,36 @@ def test_events_before_they_are_published(settings: Settings, tmp_path: Path) ->
     assert (told.generation, told.events, told.refused) == (2, len(new), 1)
     assert all(told.changes[kind.name] for kind in KINDS)
     are_the_same(told.changes, resolved(known, OTHER), resolved([*known, *new], OTHER))
+
+
+def test_further_copies_of_events_that_have_several(settings: Settings, tmp_path: Path) -> None:
+    """Whichever copy is the new one: it is merged with each that is stored, those included that contradict what readers see."""
+    known: list[Event] = []
+    new: list[Event] = []
+    for number in range(30):
+        copies: list[Event] = [
+            page_view(number, utk=None, title="T"),
+            page_view(number, utk="b", received_at=START),
+            page_view(number, utk=f"c{number}", title="T"),
+        ]
+        new.append(copies.pop(number % 3))
+        known += copies
+    built(settings, 1, *known)
+    file = tmp_path / "new.jsonl"
+    file.write_bytes(b"\n".join(map(line, new)))
+    are_the_same(what_if(settings, file).changes, resolved(known, Policy()), resolved([*known, *new], Policy()))
+
+
+def test_a_further_copy_that_retracts_something_else(settings: Settings, tmp_path: Path) -> None:
+    """What the retraction was about counts again."""
+    known = (page_view(1, utk="a"), page_view(2, utk="b"), retraction(3, retracts=1))
+    new = retraction(3, retracts=2, properties={"why": "a mistake"})
+    built(settings, 1, *known)
+    file = tmp_path / "new.jsonl"
+    file.write_bytes(line(new))
+    told = what_if(settings, file).changes
+    assert [(group.what, group.count) for group in told["sessions"]] == [("gone", 1), ("new", 1)]
+    are_the_same(told, resolved(known, Policy()), resolved([*known, new], Policy()))
 
 
 def test_many_events_before_they_are_published(settings: Settings, tmp_path: Path) -> None:
