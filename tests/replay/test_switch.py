@@ -242,6 +242,36 @@ def test_a_dropped_generation_leaves_nothing_behind(both: Settings, doomed: int)
         views.migrate(both.of_generation(doomed))
 
 
+def test_what_others_keep_in_the_readers_database_is_left_alone(both: Settings) -> None:
+    """An analyst's tables and views: neither switches nor the end of the first generation change them."""
+    client = clickhouse.connect(both)
+    client.execute("CREATE TABLE notes (email String, note String) ENGINE = MergeTree ORDER BY email")
+    client.execute("INSERT INTO notes VALUES", [("two@x.io", "call back")])
+    view = f"SELECT note FROM notes WHERE email IN (SELECT email FROM {clickhouse.identifier(both.database)}.contacts)"
+    client.execute(f"CREATE VIEW calls AS {view}")
+    theirs = (
+        "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() AND name IN ('notes', 'calls') ORDER BY name"
+    )
+    before = client.execute(theirs)
+    assert len(before) == 2
+    lifecycle.switch(both, 2, 30)
+    lifecycle.drop(both, 1)
+    assert client.execute(theirs) == before
+    assert client.execute("SELECT * FROM calls") == [("call back",)]
+
+
+def test_views_of_others_are_never_made_to_follow_the_pointer(both: Settings) -> None:
+    """Not even while the first generation is the only one."""
+    client = clickhouse.connect(both)
+    client.execute("CREATE VIEW mine AS SELECT 1 AS one")
+    pointed(both, 1)
+    lifecycle.drop(both, 2)
+    views.install(both)
+    assert "generation_switches" not in client.execute("SHOW CREATE VIEW mine")[0][0]
+    assert databases(both) == ["", "_g1"]
+    assert client.execute(f"EXISTS VIEW {clickhouse.identifier(views.database_of(both, 1))}.mine") == [(0,)]
+
+
 def test_a_drop_that_was_interrupted_is_finished_by_another(both: Settings) -> None:
     doomed = registry.read(both).of(2)
     registry.write(both, Generation(2, State.DROPPING, doomed.policy, doomed.about, doomed.version))
