@@ -110,7 +110,9 @@ def table_settings(settings: Settings) -> dict[str, str]:
 
 
 def without_places(rows: list[Any]) -> list[Any]:
-    """Failed events, where a copy that came several times may be told from any of its places."""
+    """Failed events but for the places of copies: of one that came several times ClickHouse keeps the last when it merges rows, which may
+    be before its first contradiction comes.
+    """
     return sorted(([*row[:3], *(row[3:5] if row[0] != "conflicting_duplicate" else ()), *row[5:]] for row in rows), key=repr)
 
 
