@@ -5,15 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 
+from pipeline.adapters import kafka
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
 from pipeline.core.outcomes import Refused
 from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy, parse_policy
 from pipeline.errors import UserError
+from pipeline.replay import registry
 from pipeline.replay.changes import EXAMPLES, KINDS, Changes, between
 from pipeline.replay.diff import diff
+from pipeline.replay.registry import About, Generation
 from pipeline.replay.what_if import what_if
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
@@ -73,6 +77,30 @@ def test_no_difference(settings: Settings) -> None:
     built(settings, 2, *some)
     in_kafka(settings)
     assert diff(settings).changes == {kind.name: [] for kind in KINDS}
+
+
+def test_what_a_generation_has_yet_to_read_or_never_will_is_said_with_the_difference(settings: Settings, run: Run) -> None:
+    """One is behind, and knows only what was published from a time on."""
+    built(settings, 1, page_view(1), page_view(2))
+    built(settings, 2, page_view(2))
+    known = registry.read(settings).of(2)
+    registry.write(settings, Generation(2, known.state, known.policy, About(since=START), known.version))
+    in_kafka(settings)
+    producer = kafka.producer(settings)
+    producer.produce(kafka.topic_name(settings, "page-views"), b"x", b"y", 0)
+    assert producer.flush(30) == 0
+    for part in ("sessionize", "record"):
+        consumer = kafka.consumer(settings, part)
+        consumer.commit(offsets=[TopicPartition(kafka.topic_name(settings, "page-views"), 0, 1)], asynchronous=False)
+        consumer.close()
+    told = diff(settings)
+    assert (list(told.behind), told.since) == ([2], START)
+    assert "records behind" in told.behind[2]
+    lines = run("replay", "diff", **settings.environment()).out.splitlines()
+    assert lines[1] == f"  generation 2 has not caught up, so that some of this is only not there yet: {told.behind[2]}"
+    assert lines[2] == "  generation 2 knows only what was published from 2023-11-14 22:13:20 UTC on: all before that is gone from it"
+    as_json = json.loads(run("replay", "diff", "--json", **settings.environment()).out)
+    assert (as_json["behind"], as_json["since"]) == ({"2": told.behind[2]}, START)
 
 
 def test_what_cannot_be_compared(settings: Settings) -> None:
