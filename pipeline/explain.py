@@ -75,7 +75,11 @@ def subject(event: str | None, utk: str | None, contact: str | None) -> Subject:
 
 
 def explain(settings: Settings, asked: Subject, portal: int | None = None, overrides: Sequence[str] = ()) -> Explanation:
-    """In the live generation. UserError if there is no such thing, or if several portals have one and none is named."""
+    """In the live generation. UserError if there is no such thing, or if several portals have one and none is named.
+
+    UsageError for overrides of what decides nobody's identity.
+    """
+    _check_overrides(overrides)
     settings = registry.live(settings)
     policy = load_policy(settings.policy_file)
     other = load_policy(settings.policy_file, overrides) if overrides else None
@@ -90,6 +94,15 @@ def explain(settings: Settings, asked: Subject, portal: int | None = None, overr
         raise UserError(f"portal {where} has no contact {asked.contact}")
     otherwise = _explained(story(where, evidence, other.identity), asked, event) if other else None
     return Explanation(where, asked, event, now, overrides, otherwise)
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.strip().startswith("sessions."):
+            raise UsageError(
+                f"--set {override}: explain tells whose things are, and no policy of sessions changes that. Set one of identity, such as "
+                f"identity.rebind=move_all; what other sessions come to is told by `replay start --set {override}` and `replay diff`."
+            )
 
 
 def as_json(shown: Explanation) -> dict[str, object]:

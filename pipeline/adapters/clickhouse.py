@@ -56,6 +56,7 @@ _ATTEMPTS = 5
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _END = re.compile(r";\s*$", re.MULTILINE)
+_CREATE = re.compile(r"CREATE (?:OR REPLACE )?(?:TABLE|VIEW|MATERIALIZED VIEW) (?:IF NOT EXISTS )?`?(\w+)", re.IGNORECASE)
 
 _APPLIED = """
 CREATE TABLE IF NOT EXISTS schema_migrations
@@ -110,6 +111,12 @@ def migrate(settings: Settings) -> list[str]:
     AwayError, or UserError if a file was changed after it was applied, or the database is ahead of our files.
     """
     return amid_races(settings, lambda: _migrate(settings, settings.database))
+
+
+def names_made() -> set[str]:
+    """Names of the tables and views that `migrate` makes: whatever else is in a database is somebody else's."""
+    statements = (_APPLIED.strip(), *(statement for migration in read_migrations() for statement in migration.statements))
+    return {match[1] for statement in statements if (match := _CREATE.match(statement))}
 
 
 def amid_races(settings: Settings, work: Callable[[], T]) -> T:

@@ -140,13 +140,16 @@ def _settle(client: Client, events: Sequence[Told], encode: Encode, publish: Pub
 
 
 def told(client: Client, hashes: Sequence[int]) -> list[Told]:
-    """The events with these hashes. A copy that was hidden since has two rows, which say the same, the later one with a version above 1."""
+    """The events with these hashes. Rows of one copy say the same but for their places, of which the smallest counts: it may have come
+    several times, and once it was hidden it has a row with a version above 1. (ClickHouse keeps the last of its rows when it merges them.)
+    """
     events: dict[tuple[Any, Any], tuple[dict[int, Copy], dict[int, int]]] = {}
     for portal, event_id, copy, version, partition, offset, *values in client.execute(_COPIES, external_tables=asked_for(hashes)):
         copies, versions = events.setdefault((portal, event_id), ({}, {}))
         versions[copy] = max(versions.get(copy, 0), version)
         if copy != MERGED:
-            copies[copy] = Copy(event_rows.event(values), copy, (partition, offset))
+            place = min((partition, offset), copies[copy].place) if copy in copies else (partition, offset)
+            copies[copy] = Copy(event_rows.event(values), copy, place)
     return [
         Told([copies[copy] for copy in sorted(copies)], versions.pop(MERGED, 0), frozenset(copy for copy in copies if versions[copy] > 1))
         for copies, versions in events.values()

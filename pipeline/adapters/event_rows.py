@@ -109,7 +109,16 @@ def event(values: Sequence[Any]) -> Event:
 
 def events(client: Client, portal: PortalId, condition: str, **parameters: object) -> list[Event]:
     """The events of a portal for which the condition holds, each once, as its copies say it together."""
-    query = f"SELECT {SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND NOT hidden AND {condition}"
+    return _read(client, portal, f"NOT hidden AND {condition}", parameters)
+
+
+def copies(client: Client, portal: PortalId, condition: str, **parameters: object) -> list[Event]:
+    """The different copies of events of a portal for which the condition holds, each once, whether readers see them or not."""
+    return _read(client, portal, f"copy != {MERGED} AND {condition}", parameters)
+
+
+def _read(client: Client, portal: PortalId, condition: str, parameters: Mapping[str, object]) -> list[Event]:
+    query = f"SELECT {SELECTED} FROM event_rows FINAL WHERE portal_id = %(portal)s AND {condition}"
     return [event(row) for row in client.execute(query, {"portal": portal, **parameters})]
 
 

@@ -30,7 +30,9 @@ def explain(
     portal: Annotated[int | None, typer.Option(min=1, help="Portal id; needed only if several portals have such a one.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Say also what would be under another policy: identity.rebind=move_all."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Say also what would be under another policy of identity: identity.rebind=move_all."
+        ),
     ] = None,
     json: given.Json = False,
 ) -> None:

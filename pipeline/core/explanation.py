@@ -1,9 +1,9 @@
 """Why: the evidence behind contacts, cookies and events, step by step, with what each step did (spec: identity.md).
 
 The fold is done again, one piece of evidence after the other, and its journals say what each changed. A subject's chain is the
-steps that concern it: for a cookie those on it, and those that made its owners who they are; for a contact all that resolved to it, or
-to a contact that was merged into it; for an event the chain of its cookie or, if it is evidence, also its own. Where evidence was
-retracted, the retraction stands in the chain at its own time, instead of the evidence.
+steps that concern it: for a cookie those on it, and those that made its owners who they are; for a contact all that resolved to it; for
+an event the chain of its cookie and, if it is evidence, also its own and its owner's. Whoever was merged into one of these contacts
+counts as that contact. Where evidence was retracted, the retraction stands in the chain at its own time, instead of the evidence.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -75,11 +75,11 @@ class Story(NamedTuple):
         return next((w for w in self.withdrawals if w.event.event_id == event.event_id), None)
 
     def of_cookie(self, utk: Utk) -> list[Step | Withdrawal]:
-        owners = {link.contact_id for link in self.fold.links.get(utk, ())}
+        owners = self._with_merged(self._owners_of(utk))
         return self._in_order((step for step in self.steps if step.touches(owners, {utk})), lambda w: w.names({utk}, ()))
 
     def of_contact(self, contact: ContactId) -> list[Step | Withdrawal]:
-        same = {id_ for id_, other in self.fold.contacts.items() if contact in (id_, other.merged_into)}
+        same = self._with_merged({contact}) & self.fold.contacts.keys()
         cookies = {utk for utk, links in self.fold.links.items() for link in links if link.contact_id == contact}
         addresses = {email for id_ in same for email in (self.fold.contacts[id_].email, *self.fold.contacts[id_].replaced)}
         return self._in_order((step for step in self.steps if step.concerns(same)), lambda w: w.names(cookies, addresses))
@@ -87,12 +87,21 @@ class Story(NamedTuple):
     def of_event(self, event: Event) -> tuple[Owner, list[Step | Withdrawal]]:
         """Whose the event is, and why."""
         owner = owner_of(event, self.fold)
-        owners = {contact for contact in (owner.contact_id, owner.temporary_contact_id) if contact is not None}
         cookies = {event.utk} if event.utk is not None else set()
+        named = {contact for contact in (owner.contact_id, owner.temporary_contact_id) if contact is not None}
+        owners = self._with_merged(named.union(*map(self._owners_of, cookies)))
         steps = (step for step in self.steps if step.evidence.event_id == event.event_id or step.touches(owners, cookies))
         return owner, self._in_order(
             steps, lambda w: event.event_id in (w.retraction.event_id, w.event.event_id, w.about.event_id) or w.names(cookies, ())
         )
+
+    def _owners_of(self, utk: Utk) -> set[ContactId]:
+        """Whose the cookie is or was, as it is known now."""
+        return {link.contact_id for link in self.fold.links.get(utk, ())}
+
+    def _with_merged(self, contacts: set[ContactId]) -> set[ContactId]:
+        """These contacts, and all that were ever merged into one of them."""
+        return contacts | {id_ for step in self.steps for id_, (_, after) in step.contacts.items() if after.merged_into in contacts}
 
     def _in_order(self, steps: Iterable[Step], is_told: Callable[[Withdrawal], bool]) -> list[Step | Withdrawal]:
         return sorted([*steps, *filter(is_told, self.withdrawals)], key=lambda step: step.key)

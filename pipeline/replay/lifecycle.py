@@ -23,7 +23,6 @@ from pipeline.settings import Settings
 _TIMEOUT_S = 30.0
 _RETRY_S = 0.5
 _GONE = {KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNKNOWN_TOPIC_OR_PART}
-_OWN_TABLES = ("generations", "generation_switches")
 
 
 def switch(settings: Settings, number: int | None, wait_s: float) -> int:
@@ -109,16 +108,18 @@ def _still_there(settings: Settings, answers: Iterable[tuple[str, Any]]) -> list
 
 
 def _drop_tables(settings: Settings, number: int) -> None:
-    """The generation's database. The first one's tables are in the readers' database, where the public views and the registry stay."""
+    """The generation's database. The first one's tables are in the readers' database, where the public views, the registry, and
+    whatever others have made there stay.
+    """
     client = clickhouse.server(settings)
     client.execute(f"DROP DATABASE IF EXISTS {identifier(views.database_of(settings, number))} SYNC")
     if number > 1:
         return
     database = settings.clickhouse.database
-    public = views.names(client, database)
+    doomed = clickhouse.names_made() - views.names(client, database)
     rows = client.execute(
         "SELECT name FROM system.tables WHERE database = %(database)s ORDER BY NOT endsWith(engine, 'View')", {"database": database}
     )
     for (name,) in rows:
-        if name not in public and name not in _OWN_TABLES:
+        if name in doomed:
             client.execute(f"DROP TABLE IF EXISTS {identifier(database)}.{identifier(name)} SYNC")

@@ -109,13 +109,14 @@ def _own(client: Client, source: str, target: str) -> None:
 
 
 def _views(client: Client, database: str) -> Mapping[str, View]:
-    """By name, such that a view comes after the one that it calls."""
+    """Those that migrations make, by name, such that a view comes after the one that it calls."""
+    ours = clickhouse.names_made()
     rows = client.execute(
         "SELECT name, create_table_query, comment FROM system.tables WHERE database = %(database)s AND engine = 'View' "
         "ORDER BY name != %(called)s, name",
         {"database": database, "called": _CALLED},
     )
-    return {name: View(name, definition, comment) for name, definition, comment in rows}
+    return {name: View(name, definition, comment) for name, definition, comment in rows if name in ours}
 
 
 def _pointer(client: Client, settings: Settings, view: View, numbers: Iterable[int], target: str) -> str:

@@ -1,11 +1,12 @@
 """`replay diff --with FILE`: what events that are not published yet would change, under the policy of what readers see.
 
 Of each portal that they concern all evidence is read from ClickHouse, and of every cookie whose activity or owner they may change
-all events; then `resolve` says what these mean with and without the new ones.
+all events; then `resolve` says what these mean with and without the new ones. A new copy of a known event is merged with each of the
+copies that are stored, not with what they say together: that would not be the same.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,9 @@ from pipeline.replay import registry
 from pipeline.replay.changes import Changes, between
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
+
+Read = Callable[..., list[Event]]
+"""`event_rows.events` or `event_rows.copies`."""
 
 _VALUES_AT_ONCE = 2_000
 """So many fit into a query, whose text ClickHouse limits to 256 KiB."""
@@ -66,28 +70,29 @@ def _read(path: Path) -> tuple[list[Event], int]:
 def _resolutions(client: Client, portal: PortalId, new: Sequence[Event], policy: Policy) -> tuple[Resolution, Resolution]:
     """What the portal's events mean without the new ones and with them, as far as it may differ."""
     known = {event.event_id: event for event in event_rows.events(client, portal, "type IN %(types)s", types=TOLD)}
-    concerned = {event.event_id for event in new} | _retracted_by(new, known)
+    copies = [*_whose(client, portal, "event_id", {event.event_id for event in new}, event_rows.copies), *new]
+    changed = _merged(copies)
+    concerned = changed.keys() | _retracted_by(copies, known)
     _add(known, _whose(client, portal, "event_id", concerned))
-    touched = {event.utk for event in (*new, *(known[event_id] for event_id in concerned if event_id in known)) if event.utk}
+    touched = {event.utk for event in (*copies, *(known[event_id] for event_id in concerned if event_id in known)) if event.utk}
     _add(known, _whose(client, portal, "utk", touched))
-    before, after = (resolve_events(events, policy) for events in (known.values(), _with(known, new)))
+    before, after = (resolve_events(events.values(), policy) for events in (known, known | changed))
     rest = _whose(client, portal, "utk", _changed_links(before, after) - touched)
     if not rest:
         return before, after
     _add(known, rest)
-    return resolve_events(known.values(), policy), resolve_events(_with(known, new), policy)
+    return resolve_events(known.values(), policy), resolve_events((known | changed).values(), policy)
 
 
-def _retracted_by(new: Iterable[Event], known: Mapping[EventId, Event]) -> set[EventId]:
-    """What the new events retract, and what that retracts in turn."""
-    by_id = {**known, **{event.event_id: event for event in new}}
+def _retracted_by(copies: Iterable[Event], known: Mapping[EventId, Event]) -> set[EventId]:
+    """What any of these copies retracts, and what that retracts in turn."""
     found: set[EventId] = set()
-    ahead = [event.retracts for event in new if isinstance(event, Retraction)]
+    ahead = [event.retracts for event in copies if isinstance(event, Retraction)]
     while ahead:
         event_id = ahead.pop()
         if event_id not in found:
             found.add(event_id)
-            event = by_id.get(event_id)
+            event = known.get(event_id)
             ahead += [event.retracts] if isinstance(event, Retraction) else []
     return found
 
@@ -101,13 +106,13 @@ def _changed_links(before: Resolution, after: Resolution) -> set[Utk]:
     return {utk for utk in links[0].keys() | links[1].keys() if links[0].get(utk) != links[1].get(utk)}
 
 
-def _whose(client: Client, portal: PortalId, field: str, values: Collection[str]) -> list[Event]:
-    """The portal's events whose field has one of these values."""
+def _whose(client: Client, portal: PortalId, field: str, values: Collection[str], read: Read = event_rows.events) -> list[Event]:
+    """The portal's events, or their copies, whose field has one of these values."""
     asked = sorted(values)
     found: list[Event] = []
     for start in range(0, len(asked), _VALUES_AT_ONCE):
         some = tuple(asked[start : start + _VALUES_AT_ONCE])
-        found += event_rows.events(client, portal, f"{field} IN %(some)s", some=some)
+        found += read(client, portal, f"{field} IN %(some)s", some=some)
     return found
 
 
@@ -115,12 +120,12 @@ def _add(known: dict[EventId, Event], events: Iterable[Event]) -> None:
     known.update((event.event_id, event) for event in events)
 
 
-def _with(known: dict[EventId, Event], new: Sequence[Event]) -> list[Event]:
-    """The events with the new ones, one of each id."""
-    copies: dict[EventId, list[Event]] = {event_id: [event] for event_id, event in known.items()}
-    for event in new:
-        copies.setdefault(event.event_id, []).append(event)
-    return [merge(each).event for each in copies.values()]
+def _merged(copies: Iterable[Event]) -> dict[EventId, Event]:
+    """What all copies of each event say together."""
+    by_id: dict[EventId, list[Event]] = defaultdict(list)
+    for copy in copies:
+        by_id[copy.event_id].append(copy)
+    return {event_id: merge(each).event for event_id, each in by_id.items()}
 
 
 def _together(resolutions: Iterable[Resolution]) -> Resolution:

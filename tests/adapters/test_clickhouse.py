@@ -77,6 +77,12 @@ def test_migrating_again_applies_nothing(settings: Settings) -> None:
     assert clickhouse.migrate(settings) == []
 
 
+def test_what_migrations_make_is_known_by_name(settings: Settings) -> None:
+    clickhouse.migrate(settings)
+    there = clickhouse.connect(settings).execute("SELECT name FROM system.tables WHERE database = currentDatabase()")
+    assert {name for (name,) in there} == clickhouse.names_made()
+
+
 def test_several_processes_may_migrate_at_once(settings: Settings) -> None:
     failures: list[BaseException] = []
 

@@ -126,6 +126,22 @@ def test_a_contradiction_ends_when_the_copy_that_it_was_measured_by_contradicts_
     assert client.execute("SELECT count() FROM failed_events") == [(1,)]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
+def test_a_contradicting_copy_that_came_several_times_is_told_from_its_first_place(
+    client: Client, registry: Registry, order: tuple[int, ...]
+) -> None:
+    """In whatever order they were recorded, in one block or several, as long as ClickHouse has not merged their rows."""
+    client.execute("SYSTEM STOP MERGES event_rows")
+    rich, poor = page_view(1, title="T", referrer="https://y.io/"), page_view(1, title="U")
+    places = [(0, 7), (1, 3), (1, 5)]
+    for block in ([places[at] for at in order[:2]], [places[at] for at in order[2:]]):
+        batch = EventColumns("page_view", list(range(len(block))), [poor] * len(block))
+        partitions, offsets = zip(*block, strict=True)
+        event_rows.insert(client, event_rows.arrivals(batch, partitions, offsets, check=1))
+    arrive(client, registry, [rich])
+    assert client.execute("SELECT partition, offset FROM failed_events") == [(0, 7)]
+
+
 def test_redelivery_changes_nothing(client: Client, registry: Registry) -> None:
     events = [page_view(1), page_view(1, title="T"), form_submission(2, email="a@x.io")]
     arrive(client, registry, events, 1)

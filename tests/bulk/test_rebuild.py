@@ -109,9 +109,11 @@ def table_settings(settings: Settings) -> dict[str, str]:
     return dict(clickhouse.connect(settings).execute(query))
 
 
-def without_places(rows: list[Any]) -> list[Any]:
-    """Failed events, where a copy that came several times may be told from any of its places."""
-    return sorted(([*row[:3], *(row[3:5] if row[0] != "conflicting_duplicate" else ()), *row[5:]] for row in rows), key=repr)
+def keep_all_rows(*installations: Settings) -> None:
+    """No row of a copy that came several times is merged away: which of its places is told would be up to the moment of that."""
+    for settings in installations:
+        clickhouse.migrate(settings)
+        clickhouse.connect(settings).execute("SYSTEM STOP MERGES event_rows")
 
 
 def live(settings: Settings, log: Path) -> None:
@@ -125,14 +127,14 @@ def test_a_rebuild_leaves_what_live_workers_leave_and_they_go_on(settings: Setti
     published(settings, [*EARLY, b"no line"], tmp_path)
     poison(settings)
     copied(settings, other)
+    keep_all_rows(settings, other)
     live(settings, tmp_path / "live.log")
     told: list[tuple[int, int]] = []
     until = raw_ends(other)
     rebuild(other, Policy(), until, lambda messages, size: told.append((messages, size)))
     expected, shown = views(settings), views(other)
-    for view in VIEWS[:-1]:
+    for view in VIEWS:
         assert shown[view] == expected[view], view
-    assert without_places(shown["failed_events"]) == without_places(expected["failed_events"])
     assert table_settings(other) == table_settings(settings)
     assert told == sorted(told)
     assert told[-1][0] == sum(until.values())
@@ -167,7 +169,7 @@ def test_killed_again_and_again_it_comes_to_the_same(settings: Settings, other: 
     published(settings, EARLY, tmp_path)
     poison(settings)
     copied(settings, other)
-    clickhouse.migrate(settings)
+    keep_all_rows(settings, other)
     rebuild(settings.model_copy(update={"data_dir": tmp_path / "undisturbed"}), Policy(), raw_ends(settings), lambda *_: None)
     expected = views(settings)
 
@@ -186,9 +188,8 @@ def test_killed_again_and_again_it_comes_to_the_same(settings: Settings, other: 
         finished.append(len(list(tmp_path.glob("rebuild/*/*.done"))))
     assert finished == sorted(finished)
     shown = views(other)
-    for view in VIEWS[:-1]:
+    for view in VIEWS:
         assert shown[view] == expected[view], view
-    assert without_places(shown["failed_events"]) == without_places(expected["failed_events"])
 
 
 def test_a_used_installation_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -62,6 +62,25 @@ def test_under_another_policy(explain: Callable[..., Ended]) -> None:
     assert explain("--utk", utk("c"), "--set", "identity.rebind=move_all").out.endswith("With identity.rebind=move_all:\n  the same\n")
 
 
+def test_under_another_policy_as_json(explain: Callable[..., Ended]) -> None:
+    """Whose it is now and whose it would be, side by side."""
+    shown = json.loads(explain("--event", event_id(3), "--set", "identity.rebind=move_all", "--json").out)
+    assert shown["overrides"] == ["identity.rebind=move_all"]
+    owners = {side: shown[side]["owner"] for side in ("now", "otherwise")}
+    assert [owner["evidence"] for owner in owners.values()] == [event_id(2), event_id(5)]
+    assert [owner["contact_id"] for owner in owners.values()] == [contact_id(PortalId(1), email, 0) for email in ("a@x.io", "b@x.io")]
+    assert [len(shown[side]["links"]) for side in owners] == [2, 1]
+    assert json.loads(explain("--event", event_id(3), "--json").out)["otherwise"] is None
+
+
+def test_a_policy_that_decides_nobodys_identity_is_refused(run: Run) -> None:
+    """Before anything is asked: the answer could only be 'the same'."""
+    for override in ("sessions.gap=5m", " sessions.split_on_source_change = true"):
+        ended = run("explain", "--utk", utk("a"), "--set", "identity.rebind=move_all", "--set", override, PIPELINE_CLICKHOUSE__PORT="1")
+        assert ended.code == 2
+        assert ended.err.startswith(f"error: --set {override}: explain tells whose things are, and no policy of sessions changes that")
+
+
 def test_a_cookie_and_its_contact_as_json(explain: Callable[..., Ended]) -> None:
     cookie = json.loads(explain("--utk", utk("a"), "--json", "--portal", "1").out)
     owners = [entry["link"]["contact_id"] for entry in cookie["now"]["links"]]
@@ -101,10 +120,10 @@ def test_retractions_merges_and_absorbed_contacts_are_steps_of_the_chain(undone:
     assert f"contact_merge {event_id(15)}: the other contact is this one (merge.merged)" in told
     chain = json.loads(undone("--utk", utk("n"), "--json").out)["now"]["chain"]
     assert [step["rule"] for step in chain] == [
-        "form.new_without_email", "form.new_contact", "form.known_email", "merge.merged",
+        "form.new_without_email", "form.new_contact", "form.known_email", "form.new_contact", "merge.merged",
     ]  # fmt: skip
     person = chain[1]["contact_id"]
-    absorbed, merged = ([c["after"]["merged_into"] for c in step["contacts"]] for step in chain[2:])
+    absorbed, merged = ([c["after"]["merged_into"] for c in step["contacts"]] for step in (chain[2], chain[4]))
     assert person in absorbed
     assert person in merged
     cookie = json.loads(undone("--utk", utk("x"), "--json").out)["now"]["chain"]

@@ -12,7 +12,7 @@ from pipeline.core.explanation import Step, Story, Withdrawal, story
 from pipeline.core.identity import fold
 from pipeline.core.ids import ContactId
 from pipeline.core.policy import IdentityPolicy, Rebind
-from tests.builders import START, email_click, event_id, form_submission, identify, page_view, utk
+from tests.builders import START, contact_merge, email_click, event_id, form_submission, identify, page_view, utk
 from tests.core.test_convergence import identity_policies, merged, what_counts
 from tests.strategies import undone_events
 
@@ -73,6 +73,51 @@ def test_evidence_that_took_a_cookie_away_is_in_the_chain_of_whom_it_left() -> N
     whole = told(FORM, OTHERS, moved, policy=IdentityPolicy(rebind=Rebind.MOVE_ALL))
     (left,) = [contact for contact in whole.fold.contacts.values() if contact.email == "z@x.io"]
     assert ids(whole.of_contact(left.contact_id)) == [event_id(6), event_id(9)]
+
+
+def test_an_owner_that_was_merged_from_others_is_explained_by_what_made_these() -> None:
+    """A cookie that had another's name then, an event on it, and a contact that was merged into one that was merged itself."""
+    forms = [form_submission(number, at=START + number, utk=name, email=f"{name}@x.io") for number, name in enumerate("abc", 1)]
+    again = form_submission(4, at=START + 4, utk="y", email="b@x.io")
+    merges = [
+        contact_merge(5, at=START + 5, primary="b@x.io", secondary="a@x.io"),
+        contact_merge(6, at=START + 6, primary="c@x.io", secondary="b@x.io"),
+    ]
+    view = page_view(7, at=START + 7, utk="y")
+    whole = told(*forms, again, *merges, view)
+    everything = [event_id(number) for number in (1, 2, 3, 4, 5, 6)]
+    assert of_cookie(whole, "y") == everything
+    assert ids(whole.of_event(view)[1]) == everything
+    (middle,) = [contact.contact_id for contact in whole.fold.contacts.values() if contact.email == "b@x.io"]
+    assert ids(whole.of_contact(middle)) == [event_id(number) for number in (1, 2, 4, 5, 6)]
+
+
+def test_an_event_is_explained_by_what_made_the_other_owners_of_its_cookie() -> None:
+    """They are shown with it."""
+    elsewhere = form_submission(1, at=START, utk="d", email="z@x.io")
+    mine, taken = form_submission(2, at=START + 1, email="a@x.io"), form_submission(3, at=START + 3, email="z@x.io")
+    view = page_view(4, at=START + 2)
+    assert ids(told(elsewhere, mine, view, taken).of_event(view)[1]) == [event_id(number) for number in (1, 2, 3)]
+
+
+@given(events=undone_events(max_size=20), policy=identity_policies)
+def test_every_contact_that_is_shown_has_in_its_chain_what_made_it(events: list[Event], policy: IdentityPolicy) -> None:
+    """And what made those that were merged into it."""
+    whole = story(PORTAL, counting := merged(events), policy)
+    contacts, links = whole.fold.contacts, whole.fold.links
+
+    def made(shown: set[ContactId]) -> set[str]:
+        return {contact.created_by for contact in contacts.values() if contact.contact_id in shown or contact.merged_into in shown}
+
+    for cookie, of_cookie in links.items():
+        assert made({link.contact_id for link in of_cookie}) <= set(ids(whole.of_cookie(cookie)))
+    for id_ in contacts:
+        assert made({id_}) <= set(ids(whole.of_contact(id_)))
+    for event in counting:
+        owner, steps = whole.of_event(event)
+        of_its_cookie = links.get(event.utk, ()) if event.utk else ()
+        shown = (owner.contact_id, owner.temporary_contact_id, *(link.contact_id for link in of_its_cookie))
+        assert made({contact for contact in shown if contact}) <= set(ids(steps))
 
 
 @given(events=undone_events(max_size=20), policy=identity_policies)

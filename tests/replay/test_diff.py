@@ -5,20 +5,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 
+from pipeline.adapters import kafka
 from pipeline.core.copies import merge
 from pipeline.core.events import Event
 from pipeline.core.outcomes import Refused
 from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy, parse_policy
 from pipeline.errors import UserError
+from pipeline.replay import registry
 from pipeline.replay.changes import EXAMPLES, KINDS, Changes, between
 from pipeline.replay.diff import diff
+from pipeline.replay.registry import About, Generation
 from pipeline.replay.what_if import what_if
 from pipeline.resolve import Resolution, resolve_events
 from pipeline.settings import Settings
 from tests.adapters.test_views import by_id
-from tests.builders import HOUR, START, event_id, form_submission, line, page_view, utk
+from tests.builders import HOUR, START, event_id, form_submission, line, page_view, retraction, utk
 from tests.cli.conftest import Run
 from tests.end_to_end.collisions import collisions
 from tests.replay.conftest import built, in_kafka, pointed
@@ -75,6 +79,30 @@ def test_no_difference(settings: Settings) -> None:
     assert diff(settings).changes == {kind.name: [] for kind in KINDS}
 
 
+def test_what_a_generation_has_yet_to_read_or_never_will_is_said_with_the_difference(settings: Settings, run: Run) -> None:
+    """One is behind, and knows only what was published from a time on."""
+    built(settings, 1, page_view(1), page_view(2))
+    built(settings, 2, page_view(2))
+    known = registry.read(settings).of(2)
+    registry.write(settings, Generation(2, known.state, known.policy, About(since=START), known.version))
+    in_kafka(settings)
+    producer = kafka.producer(settings)
+    producer.produce(kafka.topic_name(settings, "page-views"), b"x", b"y", 0)
+    assert producer.flush(30) == 0
+    for part in ("sessionize", "record"):
+        consumer = kafka.consumer(settings, part)
+        consumer.commit(offsets=[TopicPartition(kafka.topic_name(settings, "page-views"), 0, 1)], asynchronous=False)
+        consumer.close()
+    told = diff(settings)
+    assert (list(told.behind), told.since) == ([2], START)
+    assert "records behind" in told.behind[2]
+    lines = run("replay", "diff", **settings.environment()).out.splitlines()
+    assert lines[1] == f"  generation 2 has not caught up, so that some of this is only not there yet: {told.behind[2]}"
+    assert lines[2] == "  generation 2 knows only what was published from 2023-11-14 22:13:20 UTC on: all before that is gone from it"
+    as_json = json.loads(run("replay", "diff", "--json", **settings.environment()).out)
+    assert (as_json["behind"], as_json["since"]) == ({"2": told.behind[2]}, START)
+
+
 def test_what_cannot_be_compared(settings: Settings) -> None:
     built(settings, 1)
     with pytest.raises(UserError, match="there is no other generation that has been rebuilt: begin with `replay start`"):
@@ -96,6 +124,36 @@ def test_events_before_they_are_published(settings: Settings, tmp_path: Path) ->
     assert (told.generation, told.events, told.refused) == (2, len(new), 1)
     assert all(told.changes[kind.name] for kind in KINDS)
     are_the_same(told.changes, resolved(known, OTHER), resolved([*known, *new], OTHER))
+
+
+def test_further_copies_of_events_that_have_several(settings: Settings, tmp_path: Path) -> None:
+    """Whichever copy is the new one: it is merged with each that is stored, those included that contradict what readers see."""
+    known: list[Event] = []
+    new: list[Event] = []
+    for number in range(30):
+        copies: list[Event] = [
+            page_view(number, utk=None, title="T"),
+            page_view(number, utk="b", received_at=START),
+            page_view(number, utk=f"c{number}", title="T"),
+        ]
+        new.append(copies.pop(number % 3))
+        known += copies
+    built(settings, 1, *known)
+    file = tmp_path / "new.jsonl"
+    file.write_bytes(b"\n".join(map(line, new)))
+    are_the_same(what_if(settings, file).changes, resolved(known, Policy()), resolved([*known, *new], Policy()))
+
+
+def test_a_further_copy_that_retracts_something_else(settings: Settings, tmp_path: Path) -> None:
+    """What the retraction was about counts again."""
+    known = (page_view(1, utk="a"), page_view(2, utk="b"), retraction(3, retracts=1))
+    new = retraction(3, retracts=2, properties={"why": "a mistake"})
+    built(settings, 1, *known)
+    file = tmp_path / "new.jsonl"
+    file.write_bytes(line(new))
+    told = what_if(settings, file).changes
+    assert [(group.what, group.count) for group in told["sessions"]] == [("gone", 1), ("new", 1)]
+    are_the_same(told, resolved(known, Policy()), resolved([*known, new], Policy()))
 
 
 def test_many_events_before_they_are_published(settings: Settings, tmp_path: Path) -> None:

@@ -198,3 +198,26 @@ def test_from_a_time_on_and_a_dry_run(settings: Settings, tmp_path: Path) -> Non
     done(settings, "replay", "start", "--from", moment)
     expected = resolve_lines(enumerate(lines[300:], 1), parse_policy(""))
     is_as_resolved(resolution_in_clickhouse(settings.of_generation(2)), expected)
+
+
+@pytest.mark.timeout(300)
+def test_under_the_policy_of_a_file(settings: Settings, tmp_path: Path) -> None:
+    """Read once: whatever becomes of the file, the generation keeps its policy. `--set` is laid over it."""
+    lines = collisions(600, seed=9)
+    published(settings, tmp_path / "events.jsonl", lines)
+    file = tmp_path / "other.toml"
+    absent = command(settings, "replay", "start", "--policy", str(file))
+    assert (absent.returncode, absent.stderr.startswith(f"error: policy file {file} (--policy) does not exist")) == (2, True)
+    assert registry.read(settings) == registry.FIRST
+    text = '[sessions]\ngap = "1h"\n[identity]\nrebind = "move_all"\n'
+    file.write_text(text)
+    done(settings, "replay", "start", "--policy", str(file), "--set", "sessions.gap=5m")
+    file.unlink()
+    shown = resolution_in_clickhouse(settings.of_generation(2))
+    policies = [parse_policy(*given) for given in (("",), (text,), (text, ["sessions.gap=5m"]))]
+    usual, of_file, expected = (resolve_lines(enumerate(lines, 1), policy) for policy in policies)
+    is_as_resolved(shown, expected)
+    assert shown.links != usual.links
+    assert shown.sessions != of_file.sessions
+    _, second = json.loads(done(settings, "replay", "status", "--json"))
+    assert (second["policy"]["sessions"]["gap"], second["policy"]["identity"]["rebind"]) == ("5m", "move_all")

@@ -1,7 +1,10 @@
 """Readers see one generation, whichever is live, wholly; one that is dropped leaves nothing behind."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +17,7 @@ from pipeline.adapters import clickhouse, kafka
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.app import ROLES
 from pipeline.core.events import Event
-from pipeline.core.policy import Policy
+from pipeline.core.policy import Policy, parse_policy
 from pipeline.errors import UserError
 from pipeline.policy_file import load_policy
 from pipeline.replay import lifecycle, registry, views
@@ -24,6 +27,7 @@ from tests.adapters.test_views import VIEWS
 from tests.builders import START, form_submission, page_view, utk
 from tests.cli.conftest import Run
 from tests.replay.conftest import built, in_kafka, pointed
+from tests.waiting import until
 
 ONE: tuple[Event, ...] = (page_view(1), form_submission(2, at=START + 1, email="one@x.io"))
 TWO: tuple[Event, ...] = (*ONE[:1], form_submission(3, at=START + 1, email="two@x.io"), page_view(4, utk="b"))
@@ -187,6 +191,27 @@ def test_commands_follow_the_live_generation(both: Settings, run: Run) -> None:
     assert shown["generation"] == 2
 
 
+def test_explain_tells_by_the_policy_of_the_live_generation(settings: Settings, run: Run) -> None:
+    """Not by that of the settings; `--set` is laid over it."""
+    events = (page_view(1), form_submission(2, at=START + 1, email="one@x.io"), form_submission(3, at=START + 2, email="two@x.io"))
+    known = form_submission(4, at=START - 1, utk="b", email="two@x.io")
+    built(settings, 1, *events, known)
+    built(settings, 2, *events, known, policy=parse_policy("", ["identity.rebind=move_all"]))
+
+    def owner(*arguments: str) -> str:
+        return run("explain", "--event", events[0].event_id, *arguments, **settings.environment()).out.partition(" is ")[2].split()[0]
+
+    assert owner() == "one@x.io"
+    pointed(settings, 2)
+    assert owner() == "two@x.io"
+    both_ways = run("explain", "--event", events[0].event_id, "--set", "identity.rebind=from_now", **settings.environment()).out
+    assert [line.partition(" is ")[2].split()[0] for line in both_ways.splitlines() if "page_view" in line] == ["two@x.io", "one@x.io"]
+    same = run("explain", "--event", events[0].event_id, "--set", "identity.replaced_email=keep", **settings.environment()).out
+    assert same.endswith("With identity.replaced_email=keep:\n  the same\n")
+    pointed(settings, 1)
+    assert owner() == "one@x.io"
+
+
 def test_what_cannot_be_switched_to(both: Settings) -> None:
     with pytest.raises(UserError, match="readers see generation 1 already"):
         lifecycle.switch(both, 1, 0)
@@ -240,6 +265,60 @@ def test_a_dropped_generation_leaves_nothing_behind(both: Settings, doomed: int)
         lifecycle.drop(both, doomed)
     with pytest.raises(UserError, match=f"generation {doomed} was dropped"):
         views.migrate(both.of_generation(doomed))
+
+
+def test_what_others_keep_in_the_readers_database_is_left_alone(both: Settings) -> None:
+    """An analyst's tables and views: neither switches nor the end of the first generation change them."""
+    client = clickhouse.connect(both)
+    client.execute("CREATE TABLE notes (email String, note String) ENGINE = MergeTree ORDER BY email")
+    client.execute("INSERT INTO notes VALUES", [("two@x.io", "call back")])
+    view = f"SELECT note FROM notes WHERE email IN (SELECT email FROM {clickhouse.identifier(both.database)}.contacts)"
+    client.execute(f"CREATE VIEW calls AS {view}")
+    theirs = (
+        "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() AND name IN ('notes', 'calls') ORDER BY name"
+    )
+    before = client.execute(theirs)
+    assert len(before) == 2
+    lifecycle.switch(both, 2, 30)
+    lifecycle.drop(both, 1)
+    assert client.execute(theirs) == before
+    assert client.execute("SELECT * FROM calls") == [("call back",)]
+
+
+def test_views_of_others_are_never_made_to_follow_the_pointer(both: Settings) -> None:
+    """Not even while the first generation is the only one."""
+    client = clickhouse.connect(both)
+    client.execute("CREATE VIEW mine AS SELECT 1 AS one")
+    pointed(both, 1)
+    lifecycle.drop(both, 2)
+    views.install(both)
+    assert "generation_switches" not in client.execute("SHOW CREATE VIEW mine")[0][0]
+    assert databases(both) == ["", "_g1"]
+    assert client.execute(f"EXISTS VIEW {clickhouse.identifier(views.database_of(both, 1))}.mine") == [(0,)]
+
+
+def test_a_drop_waits_for_the_parts_of_the_generation(both: Settings, tmp_path: Path) -> None:
+    """It says which still run, if they do for too long, and leaves topics and tables to them; once they end, it goes on."""
+    group = kafka.group_name(both.of_generation(2), "record")
+    worker = [sys.executable, "-m", "pipeline", "worker", "record", "--generation", "2"]
+    with (tmp_path / "worker.log").open("wb") as log, subprocess.Popen(worker, env=os.environ | both.environment(), stderr=log) as process:
+        try:
+            until(lambda: group in _groups(both), "the worker has joined its group")
+            with pytest.raises(UserError, match=rf"parts of generation 2 still run: {group}\. Stop them .* and drop it again"):
+                lifecycle.drop(both, 2, wait_s=1)
+            assert registry.read(both).of(2).state is State.DROPPING
+            assert databases(both) == ["", "_g2"]
+            assert kafka.topic_name(both.of_generation(2), "sessions") in kafka.reach(both).topics
+            assert process.poll() is None
+            soon = threading.Timer(2, process.terminate)
+            soon.start()
+            lifecycle.drop(both, 2)
+            soon.join()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert databases(both) == [""]
+    assert kafka.topic_name(both.of_generation(2), "sessions") not in kafka.reach(both).topics
 
 
 def test_a_drop_that_was_interrupted_is_finished_by_another(both: Settings) -> None:
