@@ -2,7 +2,7 @@
 
 Kafka, ClickHouse and the rebuild share the machine. Made-up events are published first, which is not measured. Measured: events per
 second from the call of `rebuild` to its return; CPU time of the rebuild (all its processes) and of the servers; the peak of the
-memory of all processes of the rebuild together, looked at twice a second (pages that they share count once).
+memory of all processes of the rebuild together, looked at once a second (pages that they share count once).
 """
 
 import os
@@ -33,8 +33,8 @@ from pipeline.core.policy import Policy
 from pipeline.publish import publish
 from pipeline.settings import Log, Settings
 
-_LOOK_S = 0.5
-"""A look takes 16 ms of CPU: ten a second were a tenth of what the rebuild itself uses."""
+_LOOK_S = 1.0
+"""A look takes 16 ms of CPU, of which a rebuild has not much to spare."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

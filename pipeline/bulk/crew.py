@@ -1,5 +1,6 @@
 """Units of work in processes, as many at a time as the machine has cores. They die with the process that began it all, even by kill -9."""
 
+import atexit
 import gc
 import os
 import time
@@ -95,6 +96,7 @@ _told: Any = None
 def _begin(settings: Settings, parent: int, reports: Any) -> None:
     global _told  # noqa: PLW0603 - a process of the pool has no other place for it
     die_with(parent)
+    atexit.register(os._exit, 0)  # nothing is left to be put away, and taking the libraries down takes a second
     logs.configure(settings.log)
     gc.disable()  # hundred thousands of short-lived tuples and no cycles
     _told = reports
