@@ -29,7 +29,7 @@ from pipeline.settings import Settings
 Place = tuple[str, int]
 """Topic (logical name) and partition."""
 
-BUCKET_ROWS = 20_000
+BUCKET_ROWS = 30_000
 """About so many records of cookies are in memory at once, for each process."""
 
 
