@@ -11,7 +11,7 @@ its own, who reads that portal's rows and no other, in views and in the tables b
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -106,6 +106,9 @@ USERS = """\
       <networks><ip>{host}</ip></networks>
       <profile>default</profile>
       <quota>default</quota>
+      <grants>
+{writer_grants}
+      </grants>
     </{writer}>
 {analysts}    <default>
       <password></password>
@@ -133,6 +136,11 @@ _ANALYST = """\
       </grants>
 {rows}    </{user}>
 """
+_WRITER = (
+    "GRANT CREATE DATABASE, DROP DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW, ALTER, SELECT, INSERT ON *.*",
+    "GRANT TABLE ENGINE ON *",
+)
+"""What `users.sql` grants, in all databases: without these a user of the configuration may do everything, read files and call urls."""
 _EVERYTHING = ("GRANT SELECT, SHOW, dictGet ON *.*", "REVOKE SELECT ON system.*", "REVOKE SELECT ON information_schema.*")
 
 
@@ -149,6 +157,7 @@ def prepare(directory: Path, log: Path, port: int, http_port: int, passwords: Ma
             host=LOOPBACK,
             writer=WRITER,
             writer_sha256=_digest(passwords[WRITER]),
+            writer_grants=_grants(_WRITER),
             analysts="".join(_analyst(user, password) for user, password in passwords.items() if user != WRITER),
         )
     )
@@ -169,9 +178,13 @@ def _analyst(user: str, password: str) -> str:
         user=user,
         sha256=_digest(password),
         host=LOOPBACK,
-        grants="\n".join(f"        <query>{grant}</query>" for grant in grants),
+        grants=_grants(grants),
         rows="" if portal is None else _rows(portal),
     )
+
+
+def _grants(statements: Iterable[str]) -> str:
+    return "\n".join(f"        <query>{statement}</query>" for statement in statements)
 
 
 def _rows(portal: str) -> str:

@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
@@ -19,6 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline import bugs
 from pipeline.commands import asking, edge, files, letters, parts, replay, servers
 from pipeline.errors import UserError
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
-    """The exit code of a typer application. What a user can mend is a message, not a traceback."""
+    """The exit code of a typer application. What a user can mend is a message; of a bug there are the kind and the places."""
     _open_closed_streams()
     try:
         try:
@@ -78,13 +78,13 @@ def guarded(commands: Callable[..., object], name: str, arguments: Sequence[str]
         return error.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:
-        return 1  # whoever read us has seen enough
-    except Exception as error:  # noqa: BLE001 - the outermost frame: a bug ends the process, with all there is to know
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1  # whoever read us, or waits for us, has seen enough
+    except BaseException as error:  # noqa: BLE001 - the outermost frame: a bug ends the process; a panic of polars is no Exception
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print(f"error: cannot write: {error.strerror}. Make room, or write to another place.", file=sys.stderr)
             return 1
-        traceback.print_exception(error.with_traceback(_from_the_command_on(error.__traceback__)))
+        print(bugs.trace(error, _from_the_command_on(error.__traceback__)), file=sys.stderr)
         print("error: a bug in the pipeline; please report it with the lines above", file=sys.stderr)
         return 1
     return 0

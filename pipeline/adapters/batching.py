@@ -20,6 +20,7 @@ aiokafka's; this module replaces a few of their hooks, and each for a reason:
 | `close` | Faust closes the connections when partitions move while it stops: those by which we leave the group |
 | `_get_conn` (aiokafka) | so does a password that is no longer ours: to aiokafka a broker that refuses it is one that is away |
 | `_metadata_update` (aiokafka) | one that fails is tried again: aiokafka waits five minutes, and topics that it does not know rest |
+| `on_crash` (thread) | Faust prints the exception, with what it says, past the log |
 | `on_buffer_full`, `verify_event_path`, `highwater` | per-message bookkeeping that is wrong for batches |
 
 They are private names, so the versions of both libraries are pinned and `check_hooks` runs at every start.
@@ -29,6 +30,7 @@ if one is missing (Faust drops messages in several places, counting on a later s
 """
 
 import asyncio
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -122,6 +124,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     _asked_at = 0.0
     _asking: asyncio.Task[None] | None = None
     """Kept, so that it is not collected while it runs."""
+
+    def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """In the log, which has places only."""
+        log.error("the thread that fetches has ended", exc_info=sys.exc_info()[1])
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf

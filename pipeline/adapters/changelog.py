@@ -294,7 +294,7 @@ class Changelog:
         if error.code() in kafka.PERMISSIONS:
             raise kafka.forbidden(self._settings, kafka.reading(self._settings, error, self._topic, self._app))
         if not (error.retriable() or error.code() in _AWAY):
-            raise RefusedError(f"restoring {self._topic}[{self._partition}]: {error.str()}")
+            raise RefusedError(f"restoring {self._topic}[{self._partition}]: {error.str()}") from KafkaException(error)
         self._log.warning("waiting for Kafka", doing="restoring the partition", error=error.str())
         return False
 

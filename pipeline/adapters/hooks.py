@@ -24,7 +24,7 @@ HOOKS: Mapping[type, str] = {
     "_clean_unacked_messages wait_empty stop_flow on_partitions_revoked on_buffer_full on_buffer_drop verify_event_path highwater "
     "ack commit",
     driver.AIOKafkaConsumerThread: "_create_worker_consumer _fetch_records _ensure_consumer _commit call_thread seek_to_committed "
-    "on_partitions_assigned on_thread_stop close assignment",
+    "on_partitions_assigned on_thread_stop on_crash close assignment",
     aiokafka.AIOKafkaConsumer: "seek_to_committed seek_to_beginning beginning_offsets commit",
     AIOKafkaClient: "_get_conn _metadata_update force_metadata_update",
     GroupCoordinator: "_send_req close",

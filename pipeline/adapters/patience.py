@@ -76,9 +76,11 @@ class PatientClickHouse:
                 if self._client is None:
                     self._client = clickhouse.connect(self._settings)
                 return work(self._client)
-            except Exception as error:  # noqa: BLE001 - raised again below unless it passes by itself
+            except Exception as error:
                 if not clickhouse.is_away(error):
-                    raise clickhouse.user_error(self._settings, error) or error from None
+                    if (told := clickhouse.user_error(self._settings, error)) is not None:
+                        raise told from None
+                    raise
                 self._complaints.say("waiting for ClickHouse", error=str(clickhouse.user_error(self._settings, error)))
             self.disconnect()
             self._pause(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
@@ -121,7 +123,7 @@ class PatientProducer:
         if self._forbidden is not None:
             raise kafka.forbidden(self._settings, f"write topic {self._forbidden}")
         if self._refused is not None:
-            raise RuntimeError(f"Kafka refuses what we write: {self._refused.str()}")
+            raise RuntimeError(f"Kafka refuses what we write: {self._refused.str()}") from KafkaException(self._refused)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and error.code() in kafka.PERMISSIONS:

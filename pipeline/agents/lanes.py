@@ -94,7 +94,9 @@ class Lanes:
                 done = await loop.run_in_executor(self._threads, self._work.settle, batches)
                 self._due[lane] = began + max(PAUSE_S, min(PACE * (loop.time() - began), LONGEST_S))
                 self._done(events, done)
-        except Exception as error:  # noqa: BLE001  # whatever it is: nothing may be acked after it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever it is, a panic of polars, say: nothing may be acked after it
             self._failed(error)
         finally:
             del self._tasks[lane]

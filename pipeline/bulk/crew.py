@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from queue import Empty
 from typing import Any, NamedTuple
 
-from pipeline import logs
+from pipeline import bugs, logs
 from pipeline.bulk.workspace import Plan
 from pipeline.errors import UserError
 from pipeline.logs import logger
@@ -51,7 +51,7 @@ class Crew:
         """
         began = time.monotonic()
         results = {unit.name: self._plan.result(unit.name) for unit in units if self._plan.is_finished(unit.name)}
-        running = {self._pool.submit(unit.work, self._plan, *unit.arguments): unit for unit in units if unit.name not in results}
+        running = {self._pool.submit(_work, self._plan, unit): unit for unit in units if unit.name not in results}
         try:
             while running:
                 done, _ = wait(running, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
@@ -97,9 +97,21 @@ def _begin(settings: Settings, parent: int, reports: Any) -> None:
     global _told  # noqa: PLW0603 - a process of the pool has no other place for it
     die_with(parent)
     atexit.register(os._exit, 0)  # nothing is left to be put away, and taking the libraries down takes a second
+    bugs.keep_quiet()
     logs.configure(settings.log)
     gc.disable()  # hundred thousands of short-lived tuples and no cycles
     _told = reports
+
+
+def _work(plan: Plan, unit: Unit) -> Any:
+    """The unit's result. Where a bug is, this process says: what it raises loses its places on the way to the other."""
+    try:
+        return unit.work(plan, *unit.arguments)
+    except UserError:
+        raise
+    except BaseException as error:
+        log.critical("an exception in a unit of work: this is a bug", unit=unit.name, exc_info=error)
+        raise
 
 
 def report(messages: int, size: int) -> None:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 _TIMEOUT_S = 30.0
 _LARGE = ("event_rows", "event_copies", "session_rows")
 _PARTS_AT_ONCE = 300
-"""ClickHouse merges the parts of these tables when there are so many meanwhile: then a row is merged once at most, or twice, and not at every
+"""ClickHouse merges the parts of these tables when there are so many meanwhile: then a row is merged once or not at all, and not at every
 size that its part grows to. Readers, of whom there are none yet, would find more parts than usual."""
 _SETTING = "min_parts_to_merge_at_once"
 

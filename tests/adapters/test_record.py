@@ -1,9 +1,12 @@
 """`record`: what is in the topics is in ClickHouse, once, and what cannot be is among the dead letters."""
 
 import time
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from confluent_kafka import TopicPartition
 
 from pipeline import record
@@ -110,6 +113,48 @@ def test_a_refused_record_is_a_dead_letter_and_its_neighbours_arrive(ready: Sett
     headers = dict(letter.headers() or [])
     assert (letter.key(), letter.value(), headers["trace"]) == (b"\xff key", b"no avro \xff", b"abc")
     assert (headers["dlq.reason"], headers["dlq.topic"], headers["dlq.part"]) == (b"malformed_avro", b"page-views", b"record")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason", "error"),
+    [
+        (
+            b"\xff key",
+            b"no avro \xff",
+            b"malformed_avro",
+            b"the value: expected a zero byte and a schema id of four bytes before the record",
+        ),
+        (None, b"\x00\x00\x00\x03\xe7rest", b"unknown_schema", b"schema id 999: the registry has no Avro schema under it"),
+        (b"", None, b"malformed_avro", b"the value: expected Avro, not null"),
+    ],
+)
+def test_a_letter_says_all_about_its_record(ready: Settings, key: bytes | None, value: bytes | None, reason: bytes, error: bytes) -> None:
+    """Key, value and headers are the record's, byte for byte; eight headers follow, and the row of failed_events says the same."""
+    own: list[tuple[str, str | bytes | None]] = [("trace", b"\xff\x00"), ("trace", None), ("dlq.reason", b"its own"), ("", b"")]
+    producer = kafka.producer(ready)
+    for at, each in enumerate([b"1", b"2", b"3", value], 1_700_000_000_123):
+        producer.produce(kafka.topic_name(ready, "page-views"), each, key, 2, timestamp=at, headers=own)
+        assert producer.flush(30) == 0
+    with recording(ready):
+        caught_up(ready)
+    (letter,) = [letter for letter in read(ready, "dead-letters") if dict(letter.headers() or [])["dlq.offset"] == b"3"]
+    assert (letter.key(), letter.value()) == (key, value)
+    assert letter.headers() == [
+        *own,
+        ("dlq.reason", reason),
+        ("dlq.error", error),
+        ("dlq.topic", b"page-views"),
+        ("dlq.partition", b"2"),
+        ("dlq.offset", b"3"),
+        ("dlq.timestamp", b"1700000000126"),
+        ("dlq.part", b"record"),
+        ("dlq.version", tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"].encode()),
+    ]
+    in_hex = None if key is None else key.hex().upper(), (value or b"").hex().upper()
+    said = "reason, detail, topic, partition, toUnixTimestamp64Milli(assumeNotNull(timestamp)), part, portal_id, event_id"
+    assert ask(ready, f"SELECT {said}, hex(key), hex(value) FROM failed_events WHERE offset = 3") == [
+        (reason.decode(), error.decode(), "page-views", 2, 1_700_000_000_126, "record", None, None, *in_hex)
+    ]
 
 
 def test_a_record_that_no_letter_holds_is_kept_by_its_beginning(ready: Settings, registry: Registry) -> None:

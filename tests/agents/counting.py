@@ -3,11 +3,13 @@
 An event is a record's value: `poison` is a bug of the part, `late:...` comes too late, `refused:...` is no event.
 """
 
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from pipeline import logs
@@ -76,8 +78,11 @@ def sorting_key(event: Any) -> bytes | None:
 STEPS: dict[str, Fold | Route] = {"count": Fold(SOURCES, "keys", Counts), "sort": Route(("apples",), "sorted", sorting_key)}
 
 
-def work(settings: Settings, name: str, session_s: float, pause_s: float) -> NoReturn:
-    """The whole life of a worker process."""
+def work(settings: Settings, name: str, session_s: float, pause_s: float, log: Path) -> NoReturn:
+    """The whole life of a worker process, whose output goes to the end of `log`."""
+    with log.open("ab") as output:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
     logs.configure(settings.log)
     Counts.pause_s = pause_s
     timings = Timings(session=session_s, heartbeat=0.4, commit=0.2)

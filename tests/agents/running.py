@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import TopicPartition
@@ -89,7 +90,7 @@ class Toy:
         """A worker process. A slow one takes `pause_s` for each event, so that there is a middle in which things can happen."""
         batches = {"instance": instance} | ({"batch_records": 100} if slow else {})
         settings = self.settings.model_copy(update={"worker": self.settings.worker.model_copy(update=batches)})
-        worker = Worker(work, settings, part, session_s, pause_s if slow else 0)
+        worker = Worker(work, settings, part, session_s, pause_s if slow else 0, self.log)
         self.workers.append(worker)
         return worker
 
@@ -97,6 +98,16 @@ class Toy:
         for worker in self.workers:
             worker.signal(signal.SIGCONT)
             worker.kill()
+        if self.log.exists():
+            print(self.said())
+
+    @property
+    def log(self) -> Path:
+        """What its workers say: pytest hears nothing of processes that it did not start itself."""
+        return self.settings.data_dir / f"{self.settings.kafka.topic_prefix}workers.log"
+
+    def said(self) -> str:
+        return self.log.read_text()
 
     def totals(self) -> dict[bytes, int]:
         """The last count of each key, in committed transactions."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from polars.exceptions import PanicException
 
 from pipeline.adapters.batching import Batch
 from pipeline.agents import lanes as module
@@ -23,6 +24,7 @@ class Event:
 class Slow:
     """Work that waits in each call until it may go on; `boom` as a value is a bug."""
 
+    bug: type[BaseException] = ValueError
     go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     calls: list[tuple[int, list[int]]] = field(default_factory=list)
     """Partition and first offsets of the batches of each call, in the order in which calls began."""
@@ -34,7 +36,7 @@ class Slow:
         self.calls.append((batches[0].partition, [batch.offsets[0] for batch in batches]))
         assert self.go.acquire(timeout=10)
         if any(b"boom" in batch.values for batch in batches):
-            raise ValueError("a bug")
+            raise self.bug("a bug")
         return True
 
 
@@ -118,15 +120,17 @@ def test_nobody_reads_on_while_too_much_waits() -> None:
     assert played(work, play, most_waiting=100) == ([[0], [50, 110]], [])
 
 
-def test_a_bug_is_told_and_nothing_of_it_is_done() -> None:
-    work = Slow()
+@pytest.mark.parametrize("kind", [ValueError, PanicException])
+def test_a_bug_is_told_and_nothing_of_it_is_done(kind: type[BaseException]) -> None:
+    """A panic of polars is no Exception, and a bug all the same."""
+    work = Slow(bug=kind)
 
     async def play(lanes: Lanes) -> None:
         await lanes.put(event(0, value=b"boom"))
         await begun(work, 1)
 
     done, (failure,) = played(work, play)
-    assert (done, str(failure)) == ([], "a bug")
+    assert (done, type(failure), str(failure)) == ([], kind, "a bug")
 
 
 def test_calls_for_a_lane_begin_apart_but_the_first_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

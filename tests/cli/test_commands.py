@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from polars.exceptions import PanicException
 
-from pipeline import settings
+from pipeline import bugs, settings
 from pipeline.app import ROLES
 from pipeline.commands.parts import Role
 from pipeline.edge import debug
@@ -212,17 +214,23 @@ def test_clickhouse_is_not_there(run: Run, command: list[str]) -> None:
     assert "Traceback" not in ended.err
 
 
-def test_bug_is_not_a_users_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody expected shows where it happened, and is exit code 1."""
+@pytest.mark.parametrize("kind", [ZeroDivisionError, PanicException])
+def test_bug_is_not_a_users_error(run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]) -> None:
+    """What nobody expected shows what kind it is and where it happened, and nothing that it says; exit code 1."""
 
     def fail(*_: object) -> None:
-        raise ZeroDivisionError
+        raise kind("somebody@x.io")
 
     monkeypatch.setattr(settings, "load", fail)
     ended = run("config")
-    assert ended.code == 1
-    assert "ZeroDivisionError" in ended.err
-    assert "a bug" in ended.err
+    assert (ended.code, ended.out) == (1, "")
+    heading, first, *_, last, named, what_to_do = ended.err.splitlines()
+    assert heading == bugs.HEADING
+    assert re.fullmatch(r"  pipeline/commands/\w+\.py:\d+ \w+", first)
+    assert re.fullmatch(r"  tests/cli/test_commands\.py:\d+ test_bug_is_not_a_users_error\.<locals>\.fail", last)
+    assert named.endswith(kind.__name__)
+    assert "a bug" in what_to_do
+    assert "somebody" not in ended.err
 
 
 def test_config_as_json(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import letters as reading
-from pipeline.adapters import clickhouse, topics
+from pipeline.adapters import clickhouse, kafka, topics
 from pipeline.adapters.avro import Registry
 from pipeline.core.events import Event
 from pipeline.settings import Settings
@@ -125,6 +126,54 @@ def test_what_can_be_an_event_by_now_goes_back(ready: Settings, letters: Callabl
         assert [stat["letters"] for stat in json.loads(letters("stats", "--json").out)] == [1]
     (message,) = read(ready, "page-views")
     assert (message.partition(), message.key(), message.value(), message.headers()) == (2, b"key", good, [("trace", b"abc")])
+
+
+def test_of_what_can_go_back_only_what_is_named_does(ready: Settings, letters: Callable[..., Ended]) -> None:
+    """By topic, reason and time, and by all together; from `--since` on, and before `--until`. Without `--yes` nothing goes anywhere."""
+    second, third = 1_700_006_400_000, 1_700_092_800_000
+    views = [REGISTRY.encode_event(page_view(number)) for number in range(3)]
+    form = REGISTRY.encode_event(form_submission(4, email="a@x.io"))
+    bury(ready, second - 1, views[0], "unknown_schema", "page-views")
+    bury(ready, second, views[1], "unknown_schema", "page-views")
+    bury(ready, second, b"\xff no avro", "malformed_avro", "page-views")
+    bury(ready, third - 1, form, "unknown_schema", "form-submissions")
+    bury(ready, third, line(page_view(5)), "invalid_field", "")
+
+    bad = {"malformed_avro": 1}
+    since, until = ("--since", "2023-11-15T00:00:00Z"), ("--until", str(third))
+    expected: list[tuple[tuple[str, ...], dict[str, int], dict[str, int]]] = [
+        ((), {"page-views": 3, "form-submissions": 1}, bad),
+        (("--topic", "page-views"), {"page-views": 2}, bad),
+        (("--topic", "form-submissions"), {"form-submissions": 1}, {}),
+        (("--topic", ""), {"page-views": 1}, {}),
+        (since, {"page-views": 2, "form-submissions": 1}, bad),
+        (("--until", "2023-11-15T00:00:00Z"), {"page-views": 1}, {}),
+        (until, {"page-views": 2, "form-submissions": 1}, bad),
+        ((*since, *until), {"page-views": 1, "form-submissions": 1}, bad),
+        ((*since, *until, "--topic", "page-views"), {"page-views": 1}, bad),
+        ((*since, *until, "--topic", "page-views", "--reason", "unknown_schema"), {"page-views": 1}, {}),
+        ((*since, "--topic", "custom-events"), {}, {}),
+    ]
+    for named, back, stay in expected:
+        assert json.loads(letters("requeue", "--json", *named).out) == {"back": back, "stay": stay, "dry_run": True}, named
+    assert read(ready, "page-views") == read(ready, "form-submissions") == []
+    assert len(read(ready, "dead-letters")) == 5
+
+    said = letters("requeue", "--yes", *since, *until, "--topic", "page-views").out
+    assert said == "went back to page-views: 1\nstayed, still malformed_avro: 1\n"
+    assert [message.value() for message in read(ready, "page-views")] == [views[1]]
+    assert read(ready, "form-submissions") == []
+    left = json.loads(letters("requeue", "--json").out)
+    assert left == {"back": {"page-views": 2, "form-submissions": 1}, "stay": bad, "dry_run": True}
+
+
+def bury(settings: Settings, at: int, event: bytes, reason: str, topic: str) -> None:
+    """A letter from that moment (epoch ms); no other is of the same record."""
+    (name, key, value), headers = buried(event, reason, topic)
+    headers |= {"dlq.offset": b"%d" % (zlib.crc32(event))}
+    producer = kafka.producer(settings)
+    producer.produce(kafka.topic_name(settings, name), value, key, timestamp=at, headers={**headers})
+    assert producer.flush(30) == 0
 
 
 def test_putting_back_twice_counts_once(ready: Settings, letters: Callable[..., Ended]) -> None:

@@ -1,14 +1,18 @@
 """What log lines look like."""
 
+import asyncio
 import contextlib
+import gc
 import io
 import json
 import logging
+import re
 import time
 
+import aiokafka.errors
 import pytest
 
-from pipeline import logs
+from pipeline import bugs, logs
 from pipeline.settings import Log
 
 LATE = logs.logger("made-before-configure", partition=3)
@@ -25,7 +29,7 @@ def test_a_line_for_people(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_for_programs(capfd: pytest.CaptureFixture[str]) -> None:
-    """JSON: one object a line, exceptions included, libraries included."""
+    """JSON: one object a line, the places of exceptions included, libraries included."""
     logs.configure(Log(format="json"))
     LATE.info("inserted", rows=20_000)
     try:
@@ -40,20 +44,75 @@ def test_a_line_for_programs(capfd: pytest.CaptureFixture[str]) -> None:
         20_000,
         "info",
     )
-    assert "ValueError: invalid literal" in failed["exception"]
+    heading, *places, kind = failed["exception"].splitlines()
+    assert (heading, kind) == (bugs.HEADING, "ValueError")
+    assert re.fullmatch(r"  tests/cli/test_logs\.py:\d+ test_a_line_for_programs", places[-1])
     assert (library["event"], library["level"]) == ("watch out", "warning")
 
 
-def test_a_traceback_shows_no_values(capfd: pytest.CaptureFixture[str]) -> None:
-    """A traceback has places, and never the variables there: they hold what people typed."""
-    for log in (Log(), Log(format="json")):
-        logs.configure(log)
-        email = "somebody@x.io"
+@pytest.mark.parametrize("log", [Log(), Log(format="json"), Log(level="debug")], ids=["text", "json", "debug"])
+def test_an_exception_says_nothing(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    """Kinds and places are there, those of causes too, and never messages, arguments or variables: they hold what people typed."""
+    logs.configure(log)
+    people = {"a@x.io": 1}
+    try:
         try:
-            len(email) / 0
-        except ZeroDivisionError:
-            logs.logger("record").exception("failed")
-        assert "somebody" not in capfd.readouterr().err
+            people["somebody@x.io"]
+        except KeyError as error:
+            raise ValueError(f"no {error}") from error
+    except ValueError as error:
+        logs.logger("record").exception("failed")
+        logs.logger("record").critical("failed", exc_info=error)
+        logging.getLogger("some.library").exception("Crashed reason=%r", error)  # noqa: TRY401 - as mode does
+        logging.getLogger("some.library").warning("Will retry: %s", error)
+    said = capfd.readouterr().err
+    assert "somebody" not in said
+    told = {bugs.HEADING: 3, "KeyError": 3, "which led to:": 3, "Crashed reason='ValueError'": 1, "Will retry: ValueError": 1}
+    assert {text: said.count(text) for text in told} == told
+    assert len(re.findall(r"  tests/cli/test_logs\.py:\d+ test_an_exception_says_nothing(?:\n|\\n)KeyError", said)) == 3
+
+
+def test_what_went_wrong_with_a_connection_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is no secret, and what somebody looks for first."""
+    logs.configure(Log())
+    library = logging.getLogger("aiokafka")
+    library.error("Unable to connect: %s", ConnectionRefusedError(111, "Connection refused"))
+    library.error("Heartbeat failed: %s", aiokafka.errors.GroupCoordinatorNotAvailableError("node 1"))
+    said = capfd.readouterr().err
+    assert "Unable to connect: [Errno 111] Connection refused" in said
+    assert "GroupCoordinatorNotAvailableError: node 1" in said
+
+
+def test_no_level_shows_what_goes_over_a_connection(capfd: pytest.CaptureFixture[str]) -> None:
+    """At debug aiokafka would show the answers of brokers, with the beginnings of records, and httpcore what is asked of the registry."""
+    logs.configure(Log(level="debug"))
+    for library in ("aiokafka.conn", "httpcore.http11"):
+        logging.getLogger(library).debug("Response: %s", b"somebody@x.io")
+    logging.getLogger("aiokafka.client").debug("shown")
+    assert ["shown" in line for line in capfd.readouterr().err.splitlines()] == [True]
+
+
+def test_asyncio_does_not_show_whose_exception_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    """It would show the task with its exception, and the callback with its arguments."""
+    logs.configure(Log())
+
+    def callback(email: str) -> None:
+        raise LookupError(email)
+
+    async def task() -> None:
+        raise KeyError("somebody@x.io")
+
+    async def play() -> None:
+        asyncio.create_task(task())  # noqa: RUF006 - nobody asks for its exception
+        asyncio.get_running_loop().call_soon(callback, "somebody@x.io")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(play())
+    gc.collect()
+    said = capfd.readouterr().err
+    assert "somebody" not in said
+    for text in ("Task exception was never retrieved", "KeyError", "Exception in callback", "LookupError"):
+        assert text in said
 
 
 def test_a_line_that_cannot_be_written_tells_nothing(capfd: pytest.CaptureFixture[str]) -> None:

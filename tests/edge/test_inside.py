@@ -13,6 +13,7 @@ from starlette.routing import Mount
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from pipeline import logs
 from pipeline.adapters import topics
 from pipeline.core.events import PageView
 from pipeline.edge import metrics, portals
@@ -23,7 +24,7 @@ from pipeline.edge.connections import Connection
 from pipeline.edge.delivery import Delivery
 from pipeline.edge.short_way import ShortWay
 from pipeline.edge.spool import Spool
-from pipeline.settings import Settings
+from pipeline.settings import Log, Settings
 from tests.builders import page_view, utk
 from tests.edge.deciding import YES
 from tests.edge.requesting import hits, request
@@ -93,6 +94,7 @@ def test_a_bug_in_an_answer_costs_that_answer(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Answers are made in callbacks of Kafka's client, where an exception would end the process. Its values are not logged."""
+    logs.configure(Log())
     written(tmp_path, monkeypatch)
     told: list[int] = []
     right = metrics.accepted
@@ -153,7 +155,7 @@ def test_mounted_in_another_application_it_is_not_needed(settings: Settings, tmp
     assert [type(event) for event in events(settings)] == [PageView]
 
 
-def test_a_bug_is_an_answer_that_tells_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_an_answer_that_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """A 500 as on the long way; an exception would come to the HTTP parser, which would call the request malformed."""
 
     class Broken:
@@ -166,9 +168,10 @@ def test_a_bug_is_an_answer_that_tells_nothing(capsys: pytest.CaptureFixture[str
         def respond(self, response: Response) -> None:
             self.response = response
 
+    logs.configure(Log())
     broken, asked = Collector(Broken(), None, None), Request()  # type: ignore[arg-type]
     assert ShortWay(broken).take(asked)  # type: ignore[arg-type]
     assert (asked.response.status_code, bytes(asked.response.body)) == (500, b'{"error":"internal"}')
-    logged = "".join(capsys.readouterr()) + caplog.text
+    logged = "".join(capsys.readouterr())
     assert "ValueError" in logged
     assert "canary" not in logged

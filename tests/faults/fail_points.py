@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 MARK = "FAULT_MARK"
-PLANTED = "an exception that was planted"
+PLANTED = "PlantedError"
+"""What the log says of a planted exception ..."""
+PERSONAL = "planted@secret.example"
+"""... and what it must not say."""
 
 Fault = Callable[[], None]
 
@@ -32,8 +35,16 @@ def stand_still() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+class PlantedError(Exception):
+    """A bug that was planted."""
+
+
 def fail() -> None:
-    raise RuntimeError(PLANTED)
+    """As when somebody's address is not where it should be."""
+    try:
+        dict[str, str]()[PERSONAL]
+    except KeyError as error:
+        raise PlantedError(PERSONAL) from error
 
 
 def once(fault: Fault) -> Fault:

@@ -9,7 +9,17 @@ from pathlib import Path
 from pipeline import catching_up
 from pipeline.app import ROLES
 from pipeline.lag import Readings
-from tests.faults.fail_points import EXCEPTION_ALWAYS, EXCEPTION_ONCE, KILLED_AT, KILLED_LOSING, LEAVING, STALLED, STANDING
+from tests.faults.fail_points import (
+    EXCEPTION_ALWAYS,
+    EXCEPTION_ONCE,
+    KILLED_AT,
+    KILLED_LOSING,
+    LEAVING,
+    PERSONAL,
+    PLANTED,
+    STALLED,
+    STANDING,
+)
 from tests.faults.on_neighbours import CHANGELOGS
 from tests.faults.planted import work
 from tests.faults.system import HEALED_S, PER_KIND, System, Worker
@@ -92,6 +102,7 @@ def an_exception_always(system: System) -> None:
         run.signal(signal.SIGTERM)
         assert run.wait(60) == 0
     assert [_pauses(log, kind)[:2] for kind in ROLES] == [[1.0, 2.0]] * len(ROLES)
+    assert (PLANTED in log.read_text(), PERSONAL in log.read_text()) == (True, False)
     system.again(stopped)
 
 

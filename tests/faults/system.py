@@ -35,7 +35,7 @@ from tests.adapters.recording import Gate
 from tests.adapters.test_schema_ids import FakeRegistry
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
-from tests.faults.fail_points import MARK, PLANTED
+from tests.faults.fail_points import MARK, PERSONAL, PLANTED
 from tests.faults.planted import work
 from tests.processes import Forked
 from tests.waiting import until
@@ -288,6 +288,7 @@ class System:
         self.settle()
         said = self.log.read_text()
         assert said.count("this is a bug") + said.count("a bug in the pipeline") == said.count(PLANTED), said[-4000:]
+        assert PERSONAL not in said
         self.compare()
 
     def settle(self) -> None:

@@ -50,18 +50,23 @@ def pair(data_dir: Path) -> Servers:
     return start(data_dir)
 
 
-def writer(servers: Servers) -> Client:
+DATABASE = "here"
+"""Not `default`: in the engine's local mode that one reaches files, which nobody may."""
+
+
+def writer(servers: Servers, database: str = DATABASE) -> Client:
     at = servers.clickhouse
-    return Client(at.host, port=at.port, user=at.user, password=at.password)
+    return Client(at.host, port=at.port, user=at.user, password=at.password, database=database)
 
 
 def analyst(servers: Servers) -> Client:
     at = servers.clickhouse
-    return Client(at.host, port=at.port, user=at.analyst_user, password=at.analyst_password)
+    return Client(at.host, port=at.port, user=at.analyst_user, password=at.analyst_password, database=DATABASE)
 
 
 def write_something(servers: Servers) -> None:
     """A table `kept` with one row, and a topic `kept` whose first record is "seven"."""
+    writer(servers, "").execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
     writer(servers).execute(
         "CREATE OR REPLACE TABLE kept (number Int32) ENGINE = ReplacingMergeTree ORDER BY number AS SELECT 7 COMMENT 'a table'"
     )
@@ -132,7 +137,7 @@ def test_topics_do_not_appear_by_themselves(pair: Servers) -> None:
     ("setting", "value"), [("async_insert", "0"), ("readonly", "0")], ids=["inserts have arrived when they return", "the writer may write"]
 )
 def test_profile_of_the_writer(pair: Servers, setting: str, value: str) -> None:
-    assert writer(pair).execute(f"SELECT value FROM system.settings WHERE name = '{setting}'") == [(value,)]
+    assert writer(pair, "").execute(f"SELECT value FROM system.settings WHERE name = '{setting}'") == [(value,)]
 
 
 @pytest.mark.parametrize("user", ["default", "writer", "analyst"])
