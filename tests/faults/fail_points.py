@@ -4,12 +4,16 @@ The file that the variable `FAULT_MARK` names says whether it has happened: each
 """
 
 import functools
+import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.adapters.batching import Batch
 
 MARK = "FAULT_MARK"
 PLANTED = "PlantedError"
@@ -25,9 +29,21 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stall() -> None:
-    """As a record on which somebody works for long."""
-    time.sleep(8)
+def may_stall(mark: Path) -> Path:
+    """Who is to stall waits for this file: until all have come into their group, so that nobody has to wait for the one that stalls."""
+    return mark.with_name(f"{mark.name} may stall")
+
+
+def stall(head: Iterable[tuple[str, int, int]]) -> None:
+    """As a record on which somebody works until the process is killed. The mark says on what: topic, partition, offset."""
+    mark = Path(os.environ[MARK])
+
+    def act() -> None:
+        mark.write_text(json.dumps(list(head)))
+        time.sleep(600)
+
+    if may_stall(mark).exists():
+        once(act)()
 
 
 def stand_still() -> None:
@@ -164,17 +180,30 @@ def _route_before_the_ack() -> None:
 
 
 def _fold_stalls() -> None:
-    """One partition's first batch takes long; the others go on."""
+    """One partition's next batches; the others go on."""
     from pipeline.agents.folding import Folding
 
-    plant(Folding, "_apply", once(stall))
+    apply = Folding._apply
+
+    def planted(self: Folding, held: Any, batches: "Sequence[Batch]", *, again: bool = False) -> None:
+        stall((batch.topic, batch.partition, batch.offsets[0]) for batch in batches)
+        apply(self, held, batches, again=again)
+
+    Folding._apply = planted  # type: ignore[method-assign]
 
 
 def _record_stalls() -> None:
-    """Between the rows and what follows from them."""
+    """Between the rows and what follows from them; the mark has the last record of each partition."""
     from pipeline.record import Recorder
 
-    plant(Recorder, "_settle", once(stall))
+    settle = Recorder._settle
+
+    def planted(self: Recorder) -> None:
+        if self._written:
+            stall((self._logical[topic], partition, end - 1) for (topic, partition), end in self._written.items())
+        settle(self)
+
+    Recorder._settle = planted  # type: ignore[method-assign]
 
 
 def _record_stands_still() -> None:

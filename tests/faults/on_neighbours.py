@@ -54,6 +54,7 @@ def tables_set(*settings: str) -> Fault:
     """As long as the tables have these settings ClickHouse refuses inserts."""
 
     def fault(system: System) -> None:
+        system.all_at_work()
         client = clickhouse.connect(system.settings)
         tables = [
             name
@@ -72,6 +73,7 @@ def user_limited(limits: str, reason: str) -> Fault:
     """ClickHouse starts anew with these limits for the pipeline's user, and once more without them."""
 
     def fault(system: System) -> None:
+        system.all_at_work()
         usual = clickhouse_server.USERS
         limited = usual.replace("<profile>default</profile>", "<profile>limited</profile>")
         clickhouse_server.USERS = limited.replace("<engine>", f"<limited>{limits}</limited><engine>", 1)
@@ -86,7 +88,7 @@ def user_limited(limits: str, reason: str) -> Fault:
 
 
 def refused_for(system: System, seconds: float, reason: str = "") -> None:
-    """Until `record` has said that it waits (for this reason), and a little longer."""
+    """Until `record` has said that it waits (for this reason), and a little longer. One that has not begun says it in other words."""
 
     def waiting() -> int:
         return sum("waiting for ClickHouse" in line and reason in line for line in system.log.read_text().splitlines())
@@ -98,12 +100,13 @@ def refused_for(system: System, seconds: float, reason: str = "") -> None:
 
 def clickhouse_disk_is_full(system: System) -> None:
     """No part of an insert fits; then there is room again."""
+    system.all_at_work()
     with clickhouse_on_small_disk(system) as disk:
         filler = disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 20))
-        refused_for(system, 4)
+        refused_for(system, 4, "space")
         filler.unlink()
         system.settle()
 
@@ -133,7 +136,7 @@ def registry_is_down(system: System) -> None:
     system.registry.is_away = True
     value = b"\x00\x00\x00\x1b\x58" + system.rng.randbytes(20)
     system.produce("page-views", b"k", [value])
-    system.poison.add(("page-views", value.hex().upper()))  # when the registry is there, it does not know the id
+    system.poison["page-views", value.hex().upper()] = "unknown_schema"  # when the registry is there, it does not know the id
     for kind in ROLES:
         system.kill_one(kind)
     time.sleep(5)
@@ -144,10 +147,16 @@ def registry_is_down(system: System) -> None:
 
 def disk_is_full(system: System) -> None:
     """Where the parts write how they are: they go on."""
+
+    def complaints() -> int:
+        return system.log.read_text().count("cannot write how this part is")
+
     with small_disk(system.directory / "parts", 64) as disk:
         (disk / "filler").write_bytes(bytes(60_000))
+        before = complaints()
         for kind in ROLES:
             system.kill_one(kind)
+        system.publish_until(lambda: complaints() > before)
         system.settle()
 
 

@@ -6,7 +6,7 @@ from pipeline.adapters.avro import Registry
 from pipeline.adapters.contracts import RAW_TOPICS
 from pipeline.core.events import Event
 from pipeline.status import status
-from tests.builders import DAY, HOUR, START, custom_event, form_submission, page_view
+from tests.builders import DAY, HOUR, START, contact_import, contact_merge, custom_event, form_submission, page_view
 from tests.faults.system import System
 from tests.waiting import until
 
@@ -19,19 +19,28 @@ def poison(system: System) -> None:
     number = 900_000 + system.rng.randrange(90_000)
     view = registry.encode_event(page_view(number, at=START, title="Truncated", properties={"plan": "pro"}))
     form = registry.encode_event(form_submission(number + 1, at=START, fields=[("a", "b")]))
+    imported, merged = registry.encode_event(contact_import(number + 3)), registry.encode_event(contact_merge(number + 4))
     bomb = form.replace(b"\x02\x02\x02a\x02b\x00", b"\x02\xfe\xff\xff\xff\x0f")
     assert bomb != form
-    for topic, key, values in (
-        ("page-views", b"k", [view[:size] for size in range(1, len(view))]),
-        ("page-views", None, [system.rng.randbytes(size) for size in range(20, 60)]),
-        ("page-views", b"k", [None, b"\x01" + view[1:], b"\x00\x00\x00\x03\xe6" + view[5:], view + b"\x00"]),
-        ("form-submissions", b"k", [bomb, view]),
+    for topic, key, reason, values in (
+        ("page-views", b"k", "malformed_avro", [view[:size] for size in range(1, len(view))]),
+        ("page-views", None, None, [system.rng.randbytes(size) for size in range(20, 60)]),
+        ("page-views", b"k", "malformed_avro", [None, b"\x01" + view[1:], view + b"\x00", under(view, form)]),
+        ("page-views", b"k", "unknown_schema", [b"\x00\x00\x00\x03\xe6" + view[5:]]),
+        ("form-submissions", b"k", "malformed_avro", [bomb, under(form, view)]),
+        ("form-submissions", b"k", "unknown_type", [view]),
+        ("contact-merges", b"k", "missing_field", [under(merged, imported)]),  # the address of the one is the primary of the other
     ):
         system.produce(topic, key, values)
-        system.poison |= {(topic, (value or b"").hex().upper()) for value in values}
+        system.poison |= {(topic, (value or b"").hex().upper()): reason for value in values}
     keyless = custom_event(number + 2, at=START)
     system.produce(RAW_TOPICS["custom_event"], None, [registry.encode_event(keyless)])
     system.ledger.append(keyless)
+
+
+def under(other: bytes, record: bytes) -> bytes:
+    """The record's body under the schema id of the other."""
+    return other[:5] + record[5:]
 
 
 def duplicates(system: System) -> None:

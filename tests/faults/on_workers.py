@@ -1,14 +1,17 @@
 """Faults of our own processes."""
 
+import json
 import os
 import signal
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from pipeline import catching_up
 from pipeline.app import ROLES
-from pipeline.lag import Readings
+from pipeline.lag import Place, Readings
 from tests.faults.fail_points import (
     EXCEPTION_ALWAYS,
     EXCEPTION_ONCE,
@@ -19,6 +22,7 @@ from tests.faults.fail_points import (
     PLANTED,
     STALLED,
     STANDING,
+    may_stall,
 )
 from tests.faults.on_neighbours import CHANGELOGS
 from tests.faults.planted import work
@@ -69,8 +73,47 @@ def _fenced(system: System) -> Counter[str]:
 
 
 def a_slow_head(system: System) -> None:
-    """The first batch of a partition takes long while later ones of others finish; then kill -9 in the middle of it."""
-    system.plant({kind: f"{kind} stalls" for kind in STALLED})
+    """A batch of a partition is held up while later records of others are done for good; then kill -9 in the middle of it.
+
+    Of what is held up nothing is committed. `record` has one thread: meanwhile others of its kind work.
+    """
+
+    def begin() -> None:
+        system.all_at_work()
+        for worker in system.workers:
+            if worker.mark is not None:
+                may_stall(worker.mark).touch()
+
+    held_up = system.planted({kind: f"{kind} stalls" for kind in STALLED}, begin)
+    heads = {worker: _head(worker) for worker in held_up}
+    time.sleep(2)  # what they say of themselves is a second old at most
+    before = {worker: _done_meanwhile(system, worker, heads[worker]) for worker in held_up}
+    system.publish_until(lambda: all(_done_meanwhile(system, worker, heads[worker]) > before[worker] for worker in held_up))
+    with Readings(system.settings, ROLES) as readings:
+        for worker, head in heads.items():
+            committed = readings.positions(worker.kind, list(head))
+            beyond = {place: offset for place, offset in committed.items() if offset > head[place]}
+            assert not beyond, f"{worker.kind} has committed {beyond}, and works on {head}"
+    for worker in held_up:
+        worker.kill()
+        system.end(worker)
+        system.start(worker.kind, worker.instance)
+
+
+def _head(worker: Worker) -> dict[Place, int]:
+    """What it is held up at: the first offset of each topic and partition."""
+    assert worker.mark is not None
+    places = json.loads(until(worker.mark.read_text))
+    return {(topic, partition): offset for topic, partition, offset in sorted(places, reverse=True)}
+
+
+def _done_meanwhile(system: System, worker: Worker, head: Collection[Place]) -> int:
+    """Grows with every batch that is done for good in other partitions than that; by other workers if this one does nothing at all."""
+    if worker.kind == "record":
+        return sum(system.said(other, "events") or 0 for other in system.of("record") if other is not worker)
+    partitions: dict[str, Any] = system.said(worker, "partitions") or {}
+    applied = [(topic, int(number), offset) for number, progress in partitions.items() for topic, offset in progress["applied"].items()]
+    return sum(offset for topic, number, offset in applied if (topic, number) not in head)
 
 
 def an_exception_once(system: System) -> None:
@@ -143,22 +186,32 @@ def all_terminated(system: System) -> None:
 
 
 def come_and_go(system: System) -> None:
-    """1 -> 2 -> 3 -> 1 -> 2 of each kind: they go by SIGTERM the first time, by kill -9 the second."""
+    """1 -> 2 -> 3 -> 1 of each kind, twice: they go by SIGTERM the first time, by kill -9 the second. Events come all the time."""
+    second = {kind: system.of(kind)[1].instance for kind in ROLES}
     system.all_at_work()
-    gone = {kind: system.of(kind)[1] for kind in ROLES}
-    for worker in gone.values():
-        system.terminate(worker)
-    for count in range(2, PER_KIND + 2):
-        for kind in ROLES:
-            system.start(kind, gone[kind].instance if count == PER_KIND else None)
-        assert catching_up.wait_for_processes(system.settings, count, 90)
+    with system.publishing_further():
+        _but_one_go(system, system.terminate)
+        for leave in (system.terminate, system.lose):
+            for count in (2, 3):
+                for kind in ROLES:
+                    system.start(kind, second[kind] if count == PER_KIND else None)
+                _are_at_work(system, count)
+            _but_one_go(system, leave)
+    for kind in ROLES:
+        system.start(kind, second[kind])
+
+
+def _but_one_go(system: System, leave: Callable[[Worker], None]) -> None:
     for kind in ROLES:
         for worker in system.of(kind)[1:]:
-            worker.kill()
-            system.end(worker)
-    assert catching_up.wait_for_processes(system.settings, 1, 90)
-    for kind in ROLES:
-        system.start(kind, gone[kind].instance)
+            leave(worker)
+    _are_at_work(system, 1)
+
+
+def _are_at_work(system: System, count: int) -> None:
+    published = len(system.ledger)
+    assert catching_up.wait_for_processes(system.settings, count, HEALED_S), f"not {count} of each kind"
+    until(lambda: len(system.ledger) > published, "nothing was published meanwhile", seconds=HEALED_S)
 
 
 FAULTS: dict[str, dict[str, Fault]] = {

@@ -53,6 +53,7 @@ class Worker(Forked):
         self.kind = kind
         self.instance = instance
         self.planted = bug
+        self.mark = mark
         named = () if instance is None else ("--instance", instance)
         environment = {**os.environ, **settings.environment(), **({} if mark is None else {MARK: str(mark)})}
         super().__init__(work, bug, ("worker", kind, *named), environment, log)
@@ -78,8 +79,8 @@ class System:
         """Every event that Kafka has acknowledged to `publish`, each time it did."""
         self._further = 10_000_000
         """Number of the next event that is not among those of the test."""
-        self.poison: set[tuple[str, str]] = set()
-        """Records that are no events, by topic and value (hexadecimal); all of them differ."""
+        self.poison: dict[tuple[str, str], str | None] = {}
+        """Records that are no events, by topic and value (hexadecimal), all different: the reason, None if it is for `Registry` to say."""
         self.too_late: list[Event] = []
         """Events that came after the retention of their cookie's sessions: they are in no session."""
         self.workers: list[Worker] = []
@@ -160,9 +161,9 @@ class System:
         return health.directory(self.settings) / f"{worker.kind}-{worker.instance}.json"
 
     def _has_partitions(self, worker: Worker) -> bool:
-        return bool(self._said(worker, "partitions"))
+        return bool(self.said(worker, "partitions"))
 
-    def _said(self, worker: Worker, name: str) -> Any:
+    def said(self, worker: Worker, name: str) -> Any:
         """What the worker's health file says; None if there is none."""
         file = self._health_of(worker)
         return json.loads(file.read_text())[name] if file.exists() else None
@@ -173,7 +174,7 @@ class System:
             (worker,) = self.of(kind)
             self._health_of(worker).unlink(missing_ok=True)
             self.publish_until(partial(self._has_partitions, worker))
-            if self._said(worker, "replayed"):
+            if self.said(worker, "replayed"):
                 return
             self.pause(0.1, 0.6)
             worker.kill()
@@ -183,11 +184,26 @@ class System:
         """Further events and copies of them, so that every part has something to do."""
 
         def published() -> bool:
-            self._publish(collisions(40, self.rng.randrange(1_000_000), first=self._further))
-            self._further += 40
+            self._publish_further(self.rng)
             return true()
 
         until(lambda: true() or published(), seconds=HEALED_S)
+
+    def _publish_further(self, rng: random.Random) -> None:
+        self._publish(collisions(40, rng.randrange(1_000_000), first=self._further))
+        self._further += 40
+
+    @contextmanager
+    def publishing_further(self) -> Iterator[None]:
+        """Further events all the time, until the block ends."""
+        ended, rng = threading.Event(), random.Random(self.rng.random())
+
+        def work() -> None:
+            while not ended.wait(0.3):
+                self._publish_further(rng)
+
+        with _in_a_thread(work, ended):
+            yield
 
     def all_at_work(self) -> None:
         """Returns when every worker is in its group: one that only starts does not know what to do with a signal."""
@@ -197,6 +213,11 @@ class System:
         """By SIGTERM, for good: it drains in time, with exit code 0."""
         code, seconds = worker.terminate()
         assert (code, seconds < DRAIN_S + 2) == (0, True), f"{worker.kind} took {seconds:.1f} s to end with {code}"
+        self.end(worker)
+
+    def lose(self, worker: Worker) -> None:
+        """By kill -9, for good."""
+        worker.kill()
         self.end(worker)
 
     def stop(self, kinds: Sequence[str]) -> list[Worker]:
@@ -237,23 +258,14 @@ class System:
     @contextmanager
     def publishing(self, lines: Sequence[bytes]) -> Iterator[None]:
         """Publishes in slices while the block runs, and to the end."""
-        failure: list[BaseException] = []
 
         def work() -> None:
-            try:
-                for start in range(0, len(lines), SLICE):
-                    self._publish(lines[start : start + SLICE])
-                    time.sleep(0.2)
-            except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
-                failure.append(error)
+            for start in range(0, len(lines), SLICE):
+                self._publish(lines[start : start + SLICE])
+                time.sleep(0.2)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        yield
-        thread.join(HEALED_S)
-        if failure:
-            raise failure[0]
-        assert not thread.is_alive(), "publish did not end"
+        with _in_a_thread(work):
+            yield
         acknowledged = {(event.portal_id, event.event_id) for event in self.ledger}
         events = [event for line in lines if isinstance(event := parse_line(line), Event)]
         assert {(event.portal_id, event.event_id) for event in events} <= acknowledged, "the ledger is not what was published"
@@ -314,7 +326,8 @@ class System:
         assert len(shown.rejected) == sum(len(one.conflicts) for one in merged)
         client = clickhouse.connect(self.settings)
         failed = client.execute("SELECT topic, hex(value), reason FROM failed_events WHERE reason != 'conflicting_duplicate'")
-        assert sorted(failed) == sorted((topic, value, self._reason(topic, bytes.fromhex(value))) for topic, value in self.poison)
+        poison = [(topic, value, reason or self._reason(topic, bytes.fromhex(value))) for (topic, value), reason in self.poison.items()]
+        assert sorted(failed) == sorted(poison)
         shown_in = {view: client.execute(f"SELECT portal_id, event_id FROM {view}") for view in ("events", "timeline", "retracted_events")}
         assert sorted(shown_in["timeline"]) == sorted(shown_in["events"])
         ids = {(int(event.portal_id), UUID(event.event_id)) for event in (*self.ledger, *self.too_late)}
@@ -324,6 +337,30 @@ class System:
         """Why these bytes are no event."""
         ((_, refused),) = Registry(self.settings, wait_s=30).decode_events([value], topic).refused
         return refused.reason.value
+
+
+@contextmanager
+def _in_a_thread(publish_: Callable[[], None], ended: threading.Event | None = None) -> Iterator[None]:
+    """Publishes meanwhile, and to the end; `ended` is set when the block is over. What goes wrong with it is raised then."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            publish_()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        if ended is not None:
+            ended.set()
+    thread.join(HEALED_S)
+    if failure:
+        raise failure[0]
+    assert not thread.is_alive(), "publish did not end"
 
 
 def _difference(name: str, shown: Sequence[object], expected: Sequence[object]) -> str:
