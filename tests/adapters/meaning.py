@@ -12,6 +12,10 @@ from pipeline.adapters.avro import Registry
 from pipeline.core.identity_rules import BY_COOKIE
 from pipeline.resolve import EventRow, Resolution
 
+NO_MERGES = """
+ALTER TABLE event_rows MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1
+"""
+"""Rows of one key stay beside each other, for tests of who reads them."""
 EVIDENCE = ("form_submission", "email_click", "identify", "contact_import", "contact_merge")
 
 

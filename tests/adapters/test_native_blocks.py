@@ -38,15 +38,13 @@ SCHEMA |= {"maybe_time": pl.Int64}
 @pytest.fixture
 def client(settings: Settings) -> Client:
     clickhouse.server(settings).execute(f"CREATE DATABASE {settings.database}")
-    connected = clickhouse.connect(settings)
-    columns = ", ".join(f"{name} {type_}" for name, type_ in TYPES.items())
-    connected.execute(f"CREATE TABLE sent (at UInt64, {columns}) ENGINE = Memory")
-    return connected
+    return clickhouse.connect(settings)
 
 
 def insert(client: Client, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
     """What the table shows of them."""
-    client.execute("TRUNCATE TABLE sent")
+    client.execute("DROP TABLE IF EXISTS sent")
+    client.execute(f"CREATE TABLE sent (at UInt64, {', '.join(f'{name} {type_}' for name, type_ in TYPES.items())}) ENGINE = Memory")
     client.execute(f"INSERT INTO sent ({', '.join(columns)}) VALUES", list(columns.values()), columnar=True)
     shown: list[tuple[Any, ...]] = client.execute(f"SELECT {', '.join(columns)} FROM sent ORDER BY at")
     return shown

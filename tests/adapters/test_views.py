@@ -19,7 +19,7 @@ from pipeline.core.parsing import parse_line
 from pipeline.core.policy import Policy
 from pipeline.resolve import Resolution, resolve_events, resolve_lines
 from pipeline.settings import Settings
-from tests.adapters.meaning import key_of, sessions, write, write_meaning
+from tests.adapters.meaning import NO_MERGES, key_of, sessions, write, write_meaning
 from tests.builders import (
     MINUTE,
     START,
@@ -131,7 +131,7 @@ def test_a_contradicting_copy_that_came_several_times_is_told_from_its_first_pla
     client: Client, registry: Registry, order: tuple[int, ...]
 ) -> None:
     """In whatever order they were recorded, in one block or several, as long as ClickHouse has not merged their rows."""
-    client.execute("SYSTEM STOP MERGES event_rows")
+    client.execute(NO_MERGES)
     rich, poor = page_view(1, title="T", referrer="https://y.io/"), page_view(1, title="U")
     places = [(0, 7), (1, 3), (1, 5)]
     for block in ([places[at] for at in order[:2]], [places[at] for at in order[2:]]):

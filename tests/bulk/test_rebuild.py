@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.publish import publish
 from pipeline.resolve import resolve_lines
 from pipeline.settings import Settings
+from tests.adapters.meaning import NO_MERGES
 from tests.builders import line, page_view
 from tests.end_to_end.collisions import collisions
 from tests.end_to_end.reading import resolution_in_clickhouse
@@ -113,7 +114,7 @@ def keep_all_rows(*installations: Settings) -> None:
     """No row of a copy that came several times is merged away: which of its places is told would be up to the moment of that."""
     for settings in installations:
         clickhouse.migrate(settings)
-        clickhouse.connect(settings).execute("SYSTEM STOP MERGES event_rows")
+        clickhouse.connect(settings).execute(NO_MERGES)
 
 
 def live(settings: Settings, log: Path) -> None:
