@@ -154,7 +154,8 @@ def user_error(settings: Settings, error: BaseException) -> UserError | None:
                 f"Correct clickhouse.user and clickhouse.password, or PIPELINE_CLICKHOUSE__PASSWORD."
             )
         if error.code in _PERMISSIONS:
-            return UserError(
+            kind = AwayError if error.code == _READ_ONLY else UserError
+            return kind(
                 f"clickhouse.user is {user!r}: the server at {where} does not allow it: {_first_line(error)}. Grant that user the right."
             )
         if error.code not in _BUSY:

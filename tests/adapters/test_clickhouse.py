@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from clickhouse_driver.errors import ServerException
 
-from infra.servers import Servers
+from infra import clickhouse_server
+from infra.servers import Servers, embedded
 from pipeline.adapters import clickhouse
 from pipeline.adapters.clickhouse import AwayError, identifier, read_migrations
 from pipeline.errors import UserError
@@ -161,3 +162,14 @@ def test_the_analyst_reads_the_views_and_writes_nothing(settings: Settings) -> N
     assert analyst.execute("SELECT count() FROM timeline") == [(0,)]
     with pytest.raises(ServerException, match=r"privileges|readonly"):
         analyst.execute("CREATE TABLE mine (a UInt8) ENGINE = Memory")
+
+
+def test_a_server_that_lets_nobody_write_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by who has to connect anew: there, it already refuses our settings."""
+    limited = clickhouse_server.USERS.replace("<profile>default</profile>", "<profile>limited</profile>")
+    monkeypatch.setattr(clickhouse_server, "USERS", limited.replace("<engine>", "<limited><readonly>1</readonly></limited><engine>", 1))
+    with embedded(tmp_path / "servers") as running:
+        at = running.clickhouse
+        settings = Settings.model_validate({"clickhouse": {"host": at.host, "port": at.port, "user": at.user, "password": at.password}})
+        with pytest.raises(AwayError, match=r"readonly mode.*Grant that user the right"):
+            clickhouse.server(settings)

@@ -105,7 +105,7 @@ def test_workers_whose_kafka_dies_while_they_start_read_all_topics(toy: Toy, bro
             until(partial(is_counted_or_started_again, each), seconds=60)
         said = "".join(each.said() for each in toys)
         assert said.count("ready") >= len(toys)
-        assert "Traceback" not in said
+        assert "bug" not in said
     finally:
         for each in toys:
             each.stop()
