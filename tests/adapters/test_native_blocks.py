@@ -81,3 +81,9 @@ def test_columns_of_different_lengths_are_refused(client: Client) -> None:
     with pytest.raises(ValueError, match=r"a block of 2 columns: given are 2, of \[1, 2\] rows"):
         insert(client, {"at": pl.Series([1, 2]), "text": pl.Series(["x"])})
     assert insert(client, {"at": [0], "text": pl.Series(["x"])}) == [(0, "x")]
+
+
+def test_no_rows_are_no_rows(client: Client) -> None:
+    """And the connection can be used again: a rebuild may have cookies without a session."""
+    assert insert(client, {"at": pl.Series([], dtype=pl.UInt64), "text": pl.Series([], dtype=pl.String)}) == []
+    assert insert(client, {"at": [0], "text": pl.Series(["x"])}) == [(0, "x")]
